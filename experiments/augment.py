@@ -1,0 +1,105 @@
+"""From a decoded pair to what a network is given: joint augmentation of image and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from experiments.config import Augmentation
+from experiments.datasets.base import IGNORE_LABEL
+
+
+class Augment:
+    """Mirror, scale, crop and colour, in this order, then normalisation.
+
+    Draws from torch's global generator.
+
+    Args:
+        settings: what to do; crops alone are always taken.
+        crop: height and width of the result. Smaller images are padded at the right and bottom
+            with the mean colour and ignored labels.
+        mean: of the channels, in [0, 1].
+        std: of the channels, in [0, 1].
+        subsampling: shrinks image and labels by this factor, besides ``settings.scale``.
+    """
+
+    def __init__(
+        self,
+        settings: Augmentation,
+        crop: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        subsampling: int = 1,
+    ):
+        self.settings = settings
+        self.crop = crop
+        self.mean, self.std = list(mean), list(std)
+        self.subsampling = subsampling
+        colour = settings.colour
+        self.jitter = v2.ColorJitter(**colour.model_dump()) if colour is not None else None
+
+    def __call__(self, image: tv_tensors.Image, labels: tv_tensors.Mask) -> tuple[Tensor, tv_tensors.Mask]:
+        """Image (3, H, W) and labels (H, W), uint8, to a normalised crop (3, h, w) and its labels."""
+        if self.settings.mirror and torch.rand(()) < 0.5:
+            image, labels = TF.horizontal_flip(image), TF.horizontal_flip(labels)
+        factor = self._scale() / self.subsampling
+        if factor != 1:
+            size = [max(1, round(side * factor)) for side in labels.shape]
+            image, labels = TF.resize(image, size), TF.resize(labels, size)
+        image, labels = self._pad(image, labels)
+        image, labels = self._crop(image, labels)
+        if self.jitter is not None:
+            image = self.jitter(image)
+        return normalise(image, self.mean, self.std), labels
+
+    def _scale(self) -> float:
+        if self.settings.scale is None:
+            return 1.0
+        low, high = self.settings.scale
+        return low + (high - low) * torch.rand(()).item()
+
+    def _pad(
+        self, image: tv_tensors.Image, labels: tv_tensors.Mask
+    ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        missing = [max(0, want - have) for want, have in zip(self.crop, labels.shape, strict=True)]
+        if any(missing):
+            padding = [0, 0, missing[1], missing[0]]
+            image = TF.pad(image, padding, fill=[round(255 * channel) for channel in self.mean])
+            labels = TF.pad(labels, padding, fill=IGNORE_LABEL)
+        return image, labels
+
+    def _crop(
+        self, image: tv_tensors.Image, labels: tv_tensors.Mask
+    ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        height, width = self.crop
+        for _ in range(10):
+            top = int(torch.randint(labels.shape[0] - height + 1, ()))
+            left = int(torch.randint(labels.shape[1] - width + 1, ()))
+            window = labels[top : top + height, left : left + width]
+            if self.settings.max_class_share == 1:
+                break
+            counts = window.reshape(-1).int().bincount(minlength=IGNORE_LABEL + 1)[:IGNORE_LABEL]
+            if counts.max() <= self.settings.max_class_share * counts.sum():
+                break
+        return TF.crop(image, top, left, height, width), TF.crop(labels, top, left, height, width)
+
+
+def evaluation_image(
+    image: tv_tensors.Image, mean: Sequence[float], std: Sequence[float], subsampling: int
+) -> Tensor:
+    """The whole image (3, H, W) uint8 as the network sees it at test."""
+    if subsampling > 1:
+        image = TF.resize(image, [max(1, round(side / subsampling)) for side in image.shape[-2:]])
+    return normalise(image, mean, std)
+
+
+def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 image (3, H, W) to zero mean and unit variance over the training images."""
+    scaled = TF.to_dtype(image, torch.float32, scale=True)
+    normalised: Tensor = TF.normalize(scaled, list(mean), list(std))
+    return normalised.as_subclass(Tensor)

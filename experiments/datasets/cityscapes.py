@@ -1,0 +1,77 @@
+"""Cityscapes, the finely annotated 2975 training and 500 validation images of 1024 x 2048.
+
+Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016. The
+files come from https://www.cityscapes-dataset.com (registration needed): the archives
+``leftImg8bit_trainvaltest.zip`` and ``gtFine_trainvaltest.zip``, unpacked into one folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.datasets import base
+from experiments.datasets.base import DataError, Pixels, Split, read_image, read_labels
+from experiments.datasets.cityscapes_classes import CLASSES
+
+# The label ids that Cityscapes evaluates, in the order of their train ids.
+_EVALUATED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+_LARGEST_ID = 33
+
+_IMAGE_SUFFIX = "_leftImg8bit.png"
+
+
+class Options(base.Options):
+    """``root`` holds ``leftImg8bit/`` and ``gtFine/``."""
+
+    root: str
+
+
+class Cityscapes(base.Dataset):
+    """Pairs of ``leftImg8bit/<split>/<city>/*`` and ``gtFine/<split>/<city>/*_labelIds.png``."""
+
+    options_type = Options
+    classes = CLASSES
+
+    def __init__(self, options: Options):
+        self.root = Path(options.root)
+
+    def names(self, split: Split) -> list[str]:
+        folder = self.root / "leftImg8bit" / split
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder}: no such folder; set the data set's 'root' in params.yaml to the folder with "
+                "leftImg8bit/ and gtFine/ from https://www.cityscapes-dataset.com"
+            )
+        names = [
+            image.name.removesuffix(_IMAGE_SUFFIX) for image in sorted(folder.glob(f"*/*{_IMAGE_SUFFIX}"))
+        ]
+        for name in names:
+            labels = self._labels_path(split, name)
+            if not labels.is_file():
+                raise DataError(f"{self.image_path(split, name)}: has no labels; expected them at {labels}")
+        return names
+
+    def image_path(self, split: Split, name: str) -> Path:
+        return self.root / "leftImg8bit" / split / _city(name) / f"{name}{_IMAGE_SUFFIX}"
+
+    def read(self, split: Split, name: str) -> tuple[Pixels, Pixels]:
+        image_path, labels_path = self.image_path(split, name), self._labels_path(split, name)
+        image, labels = read_image(image_path), read_labels(labels_path)
+        base.check_size(image, labels, image_path, labels_path)
+        base.check_values(labels, range(_LARGEST_ID + 1), labels_path)
+        return image, _TRAIN_IDS[labels]
+
+    def _labels_path(self, split: Split, name: str) -> Path:
+        return self.root / "gtFine" / split / _city(name) / f"{name}_gtFine_labelIds.png"
+
+
+def _city(name: str) -> str:
+    return name.split("_", 1)[0]
+
+
+_TRAIN_IDS = np.full(256, base.IGNORE_LABEL, np.uint8)
+_TRAIN_IDS[list(_EVALUATED_IDS)] = np.arange(len(_EVALUATED_IDS))
+
+DATASET = Cityscapes

@@ -1,0 +1,168 @@
+"""The report's figures, each from tables and files that the other stages wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.datasets.base import IGNORE_LABEL, LabelClass, Pixels
+
+PAPER_COLOURS = {"spgnet": "#0072B2", "gun": "#D55E00", "semask": "#009E73", "alignseg": "#CC79A7"}
+"""Okabe and Ito's colours, which the colour-blind can tell apart."""
+
+_STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "svg.hashsalt": "reproducible",  # ids in the file would differ between runs
+    "svg.fonttype": "none",
+}
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Writes ``<name>.svg`` and ``<name>.png``, the same bytes for the same figure."""
+    figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=150, metadata={"Software": None})
+    plt.close(figure)
+
+
+def score_against_cost(summary: pd.DataFrame, cost: str, label: str, conditions: str) -> Figure:
+    """mIoU of every experiment against a cost on a logarithmic axis.
+
+    Args:
+        summary: rows of ``results/summary.csv`` with a column ``cost``.
+        cost: name of the column on the horizontal axis.
+        label: of that axis.
+        conditions: where the scores come from.
+    """
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(9, 5.5))
+        for paper, rows in summary.groupby("paper", sort=False):
+            axes.scatter(
+                rows[cost], rows["measured_miou"], s=45, color=PAPER_COLOURS[str(paper)], label=paper
+            )
+        _name_points(axes, summary[cost], summary["measured_miou"], summary["experiment"])
+        axes.set(xscale="log", xlabel=label, ylabel="mIoU %", title=conditions)
+        axes.title.set_fontsize(9)
+        axes.legend(frameon=False)
+    return figure
+
+
+def training_curves(histories: dict[str, dict[int, pd.DataFrame]], papers: Mapping[str, str]) -> Figure:
+    """Loss against step, one panel a paper, one line an experiment (mean over its seeds).
+
+    Args:
+        histories: by experiment and seed, ``history.csv``.
+        papers: the paper of each experiment.
+    """
+    panels = list(dict.fromkeys(papers[key] for key in histories))
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, sharey=True
+        )
+        for ax, paper in zip(axes[0], panels, strict=True):
+            for key, seeds in histories.items():
+                if papers[key] == paper:
+                    loss = pd.concat(seeds).groupby("step")["loss"].mean()
+                    ax.plot(loss.index, loss, label=key, linewidth=1.3)
+            ax.set(title=paper, xlabel="step", yscale="log")
+            ax.legend(frameon=False, fontsize=7)
+        axes[0][0].set_ylabel("training loss (all terms)")
+        figure.tight_layout()
+    return figure
+
+
+def class_iou(scores: pd.DataFrame, conditions: str) -> Figure:
+    """Heat map of the IoU in per cent of every class (columns) and experiment (rows)."""
+    with plt.rc_context({**_STYLE, "axes.grid": False}):
+        height = 1.5 + 0.32 * len(scores)
+        figure, axes = plt.subplots(figsize=(max(7, 0.55 * len(scores.columns)), height))
+        sns.heatmap(
+            scores, ax=axes, annot=len(scores.columns) <= 30, fmt=".0f", cmap="viridis", vmin=0, vmax=100,
+            annot_kws={"size": 7}, cbar_kws={"label": "IoU %"},
+        )  # fmt: skip
+        axes.set_title(conditions, size=9)
+        axes.set(xlabel="", ylabel="")
+    return figure
+
+
+def boundary_iou(bands: pd.DataFrame, papers: Mapping[str, str]) -> Figure:
+    """mIoU inside the band around label boundaries against the band's width, a panel a paper.
+
+    Args:
+        bands: mIoU in per cent, experiments by width in pixels.
+        papers: the paper of each experiment.
+    """
+    panels = list(dict.fromkeys(papers[key] for key in bands.index))
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, sharey=True
+        )
+        for ax, paper in zip(axes[0], panels, strict=True):
+            for key, row in bands.iterrows():
+                if papers[str(key)] == paper:
+                    ax.plot(bands.columns, row, marker="o", markersize=3, label=key, linewidth=1.3)
+            ax.set(title=paper, xlabel="width of the band, pixels")
+            ax.legend(frameon=False, fontsize=7)
+        axes[0][0].set_ylabel("mIoU % inside the band")
+        figure.tight_layout()
+    return figure
+
+
+def gallery(titles: Sequence[str], rows: Sequence[Sequence[Pixels]], classes: Sequence[LabelClass]) -> Figure:
+    """Pictures in a grid: a row for each image, a column for each title, and the classes' colours.
+
+    Args:
+        titles: of the columns.
+        rows: RGB pictures (H, W, 3).
+        classes: for the legend.
+    """
+    height, width = rows[0][0].shape[:2]
+    with plt.rc_context({**_STYLE, "axes.grid": False}):
+        per_row = 1.9
+        figure, axes = plt.subplots(
+            len(rows), len(titles), squeeze=False,
+            figsize=(per_row * len(titles), per_row * height / width * len(rows) + 0.9),
+        )  # fmt: skip
+        for i, row in enumerate(rows):
+            for j, picture in enumerate(row):
+                axes[i][j].imshow(picture, interpolation="nearest")
+                axes[i][j].axis("off")
+                if i == 0:
+                    axes[i][j].set_title(titles[j], size=7)
+        handles = [
+            plt.Rectangle((0, 0), 1, 1, color=np.array(c.colour) / 255, label=c.name) for c in classes[:30]
+        ]
+        figure.legend(handles=handles, loc="lower center", ncols=10, fontsize=7, frameon=False)
+        figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.12, wspace=0.03, hspace=0.03)
+    return figure
+
+
+def colourise(labels: Pixels, classes: Sequence[LabelClass]) -> Pixels:
+    """Label map (H, W) as an RGB picture in the classes' colours; ignored pixels are black."""
+    palette = np.zeros((IGNORE_LABEL + 1, 3), np.uint8)
+    palette[: len(classes)] = [c.colour for c in classes]
+    return palette[labels]
+
+
+def _name_points(axes: Axes, x: pd.Series, y: pd.Series, names: pd.Series) -> None:
+    """Writes each name beside its point, above or below in turn from left to right."""
+    for place, i in enumerate(np.argsort(x.to_numpy(), kind="stable")):
+        axes.annotate(
+            names.iloc[i], (x.iloc[i], y.iloc[i]), textcoords="offset points", fontsize=7,
+            xytext=(4, 5 if place % 2 == 0 else -11),
+        )  # fmt: skip

@@ -1,0 +1,28 @@
+"""Optimizers by recipe."""
+
+from __future__ import annotations
+
+from torch import nn, optim
+
+from experiments.config import Recipe
+
+
+def create_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
+    """SGD with momentum or AdamW over all parameters that need a gradient.
+
+    Without ``recipe.decay_norms``, parameters that are not matrices or kernels (norms, biases,
+    scalars) and position embeddings are free of weight decay.
+    """
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_position = "relative_position_bias" in name or "absolute_pos" in name or "pos_embed" in name
+        exempt = not recipe.decay_norms and (parameter.ndim < 2 or is_position)
+        (free if exempt else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "sgd":
+        return optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
+    return optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)

@@ -1,0 +1,1 @@
+"""Generated street scenes: what the data set ``scenes`` is drawn with."""
