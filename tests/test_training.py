@@ -252,8 +252,11 @@ class TestRun:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         done = subprocess.run(
             [*launcher, "-m", "experiments.train", KEY],
-            env=stage_environment() | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+            env=stage_environment() | {"CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr
         weights = load_file(SEED_0 / "weights.safetensors")
         assert all(value.isfinite().all() for value in weights.values())
