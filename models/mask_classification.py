@@ -1,0 +1,94 @@
+"""Mask classification: a segmentation is a set of masks, each with a class.
+
+What MaskFormer and Mask2Former share: how a set of masks becomes class scores, how labels become a set of
+masks, and a loss that first finds which predicted mask answers for which labelled one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.segmenter import IGNORE_LABEL, Prediction
+
+
+class MaskSet(NamedTuple):
+    """What the layers of a mask decoder predict, D times in all, the final prediction last."""
+
+    masks: Tensor
+    """(N, D, Q, H, W), logits of each query's mask."""
+    classes: Tensor
+    """(N, D, Q, K + 1), logits of each query's class; the last one is "no object"."""
+
+
+class MaskDecoder(nn.Module):
+    """From features to a set of masks, and the loss on it.
+
+    ``criterion`` is a set loss of ``transformers``; ``weights`` names its terms and their weights.
+    """
+
+    criterion: Any
+    weights: dict[str, float]
+
+    def predict(self, features: Sequence[Tensor]) -> MaskSet:
+        """Features (N, C_i, ~H / 2^i, ~W / 2^i), shallow to deep, to masks at (H, W)."""
+        raise NotImplementedError
+
+    def forward(self, features: Sequence[Tensor], size: Sequence[int]) -> Prediction:
+        """Features to class scores (N, K, *size) and, in training, the ``masks`` and ``classes`` of a
+        ``MaskSet`` in ``auxiliary``."""
+        masks, classes = self.predict(features)
+        logits = semantic_scores(masks[:, -1], classes[:, -1], size)
+        return Prediction(logits, {"masks": masks, "classes": classes} if self.training else {})
+
+    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted terms, each summed over all D predictions (deep supervision).
+
+        Args:
+            prediction: what ``forward`` returned in training.
+            labels: (N, H, W) int64. Ignored pixels belong to no mask, as in the authors' repository.
+        """
+        masks, classes = (prediction.auxiliary[name].float().unbind(1) for name in ("masks", "classes"))
+        targets = [labelled_masks(image) for image in labels]
+        predictions = [
+            {"masks_queries_logits": m, "class_queries_logits": c}
+            for m, c in zip(masks, classes, strict=True)
+        ]
+        losses: dict[str, Tensor] = self.criterion(
+            **predictions[-1],
+            mask_labels=[masks for masks, _ in targets],
+            class_labels=[classes for _, classes in targets],
+            auxiliary_predictions=predictions[:-1],
+        )
+        terms = {}
+        for name, weight in self.weights.items():
+            over_layers = [loss for key, loss in losses.items() if key.startswith(f"loss_{name}")]
+            terms[name] = weight * torch.stack(over_layers).sum()
+        return terms
+
+
+def labelled_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels (H, W) to one mask for each class that occurs, (T, H, W) of 0 and 1, and the classes (T,)."""
+    classes = labels.unique()
+    classes = classes[classes != IGNORE_LABEL]
+    return (labels == classes[:, None, None]).float(), classes
+
+
+def semantic_scores(masks: Tensor, classes: Tensor, size: Sequence[int]) -> Tensor:
+    """Class scores of a set of masks: sum over the queries of class probability times mask probability.
+
+    Args:
+        masks: (N, Q, h, w), logits.
+        classes: (N, Q, K + 1), logits, "no object" last.
+        size: height and width of the result, to which the masks are upsampled first.
+
+    Returns:
+        (N, K, H, W), at least 0.
+    """
+    masks = F.interpolate(masks, tuple(size), mode="bilinear", align_corners=False).sigmoid()
+    share = classes.softmax(dim=-1)[..., :-1]
+    return torch.einsum("nqk,nqhw->nkhw", share, masks)
