@@ -1,7 +1,8 @@
 """Scores a trained experiment on the validation images, for each seed.
 
-Writes ``results/evaluate/<experiment>.json`` and, for the report's gallery, the first seed's
-predictions of a few images as label files in ``results/predictions/<experiment>/``.
+Writes ``results/evaluate/<experiment>.json`` and, for the report's gallery, what the first seed makes
+of a few images, in ``results/predictions/<experiment>/``: the prediction as a label file, and the
+model's maps (attention, offsets, priors) in half precision.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -97,7 +98,7 @@ def evaluate(
         data: whose validation images are used.
         model: in evaluation mode, on the device.
         devices: where to compute.
-        gallery: folder for the label files of a few predictions; ``None`` keeps none.
+        gallery: folder for the predictions and maps of a few images; ``None`` keeps none.
     """
     seed_everything(0)
     settings, num_classes = run.profile.evaluation, len(data.classes)
@@ -111,15 +112,17 @@ def evaluate(
     with tqdm(total=len(samples), desc=f"evaluate {run.key}", unit="image", mininterval=1) as progress:
         for images, labels, names in _same_size(loader):
             with devices.autocast(run.profile.training.precision):
-                logits = model(images.to(devices.device)).logits
-            predicted = upsample(logits.float(), labels.shape[-2:]).argmax(1).to(torch.uint8).cpu()
-            for truth, prediction, name in zip(labels, predicted, names, strict=True):
+                output = model(images.to(devices.device))
+            predicted = upsample(output.logits.float(), labels.shape[-2:]).argmax(1).to(torch.uint8).cpu()
+            for i, (truth, prediction, name) in enumerate(zip(labels, predicted, names, strict=True)):
                 matrix = metrics.confusion_matrix(truth, prediction, num_classes).numpy()
                 total += matrix
                 bands += metrics.trimap_matrices(truth.numpy(), prediction.numpy(), widths, num_classes)
                 per_image[name] = _present_iou(matrix)
                 if gallery is not None and name in kept:
                     Image.fromarray(prediction.numpy()).save(gallery / f"{name}.png")
+                    maps = {key: value[i].half().cpu().contiguous() for key, value in output.maps.items()}
+                    save_file(maps, gallery / f"{name}.safetensors")
             progress.update(len(names))
     return {
         "miou": _number(metrics.mean_iou(total)),

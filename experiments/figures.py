@@ -17,7 +17,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.datasets.base import IGNORE_LABEL, LabelClass, Pixels
+from experiments.datasets.base import LabelClass, Pixels
 
 PAPER_COLOURS = {"spgnet": "#0072B2", "gun": "#D55E00", "semask": "#009E73", "alignseg": "#CC79A7"}
 """Okabe and Ito's colours, which the colour-blind can tell apart."""
@@ -123,40 +123,55 @@ def boundary_iou(bands: pd.DataFrame, papers: Mapping[str, str]) -> Figure:
     return figure
 
 
-def gallery(titles: Sequence[str], rows: Sequence[Sequence[Pixels]], classes: Sequence[LabelClass]) -> Figure:
-    """Pictures in a grid: a row for each image, a column for each title, and the classes' colours.
+def gallery(rows: Sequence[Mapping[str, Pixels]], classes: Sequence[LabelClass]) -> Figure:
+    """Pictures in a grid, a row for each image, and the classes' colours.
 
     Args:
-        titles: of the columns.
-        rows: RGB pictures (H, W, 3).
+        rows: RGB pictures by title, as many in each row; a picture is stretched to the size of its
+            row's first, and a title is written where it differs from the one above.
         classes: for the legend.
     """
-    height, width = rows[0][0].shape[:2]
+    height, width = next(iter(rows[0].values())).shape[:2]
+    across = len(rows[0])
     with plt.rc_context({**_STYLE, "axes.grid": False}):
-        per_row = 1.9
-        figure, axes = plt.subplots(
-            len(rows), len(titles), squeeze=False,
-            figsize=(per_row * len(titles), per_row * height / width * len(rows) + 0.9),
-        )  # fmt: skip
+        size = (1.9 * across, 1.9 * height / width * len(rows) + 1.1)
+        figure, axes = plt.subplots(len(rows), across, squeeze=False, figsize=size)
+        above = [""] * across
         for i, row in enumerate(rows):
-            for j, picture in enumerate(row):
-                axes[i][j].imshow(picture, interpolation="nearest")
+            for j, (title, picture) in enumerate(row.items()):
+                axes[i][j].imshow(picture, interpolation="nearest", extent=(0, width, height, 0))
                 axes[i][j].axis("off")
-                if i == 0:
-                    axes[i][j].set_title(titles[j], size=7)
+                if title != above[j]:
+                    axes[i][j].set_title(title, size=7, pad=2)
+            above = list(row)
         handles = [
             plt.Rectangle((0, 0), 1, 1, color=np.array(c.colour) / 255, label=c.name) for c in classes[:30]
         ]
-        figure.legend(handles=handles, loc="lower center", ncols=10, fontsize=7, frameon=False)
-        figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.12, wspace=0.03, hspace=0.03)
+        per_line = max(3, min(10, 2 * across))
+        figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.06), ncols=per_line,
+                      fontsize=7, frameon=False)  # fmt: skip
+        figure.subplots_adjust(left=0.01, right=0.99, top=0.92, bottom=0.08, wspace=0.03, hspace=0.12)
     return figure
 
 
-def colourise(labels: Pixels, classes: Sequence[LabelClass]) -> Pixels:
-    """Label map (H, W) as an RGB picture in the classes' colours; ignored pixels are black."""
-    palette = np.zeros((IGNORE_LABEL + 1, 3), np.uint8)
-    palette[: len(classes)] = [c.colour for c in classes]
-    return palette[labels]
+def cost_comparison(summary: pd.DataFrame, conditions: str) -> Figure:
+    """mIoU against parameters and against multiply-accumulates, side by side: who wins at equal cost.
+
+    Args:
+        summary: rows of ``results/summary.csv``, of one paper.
+        conditions: where the scores come from.
+    """
+    costs = {"measured_parameters_m": "parameters M", "measured_macs_g": "MACs G"}
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+        for ax, (column, label) in zip(axes, costs.items(), strict=True):
+            ax.scatter(summary[column], summary["measured_miou"], s=40, color=PAPER_COLOURS["spgnet"])
+            _name_points(ax, summary[column], summary["measured_miou"], summary["experiment"])
+            ax.set(xlabel=label)
+        axes[0].set_ylabel("mIoU %")
+        figure.suptitle(conditions, size=9)
+        figure.tight_layout()
+    return figure
 
 
 def _name_points(axes: Axes, x: pd.Series, y: pd.Series, names: pd.Series) -> None:

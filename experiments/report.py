@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from safetensors.numpy import load_file
 
-from experiments import command, config, figures, storage
+from experiments import command, config, figures, maps, storage
 from experiments.config import Params
-from experiments.datasets.base import read_image, read_labels
+from experiments.datasets.base import Pixels, read_image, read_labels
 from experiments.evaluate import EVALUATE, PREDICTIONS
 from experiments.prepared import PreparedDataset
 from experiments.speed import SPEED
@@ -81,6 +81,15 @@ def _figures(params: Params, summary: pd.DataFrame, scores: dict[str, Any]) -> l
             figures.training_curves(histories, papers),
         ),
     ]  # fmt: skip
+    spgnet = summary[summary["paper"] == "spgnet"]
+    if len(spgnet) > 1:
+        about = Section(
+            "spgnet-cost",
+            "SPGNet: stages and guidance at equal cost",
+            f"{measured} Does a second stage help at the parameters and MACs of a deeper single one (RQ2)? "
+            "Parameters and MACs are of the paper's own networks.",
+        )
+        drawn.append((about, figures.cost_comparison(spgnet, measured)))
     for name, keys in _by_dataset(params).items():
         data = PreparedDataset.load(name)
         suffix = "" if len(_by_dataset(params)) == 1 else f"-{name}"
@@ -91,12 +100,23 @@ def _figures(params: Params, summary: pd.DataFrame, scores: dict[str, Any]) -> l
             figures.class_iou(iou, measured),
         ))  # fmt: skip
         for paper in dict.fromkeys(papers[key] for key in keys):
-            picture = _gallery(data, [key for key in keys if papers[key] == paper])
+            of_paper = [key for key in keys if papers[key] == paper]
+            picture = _gallery(data, of_paper)
             if picture is not None:
                 about = Section(
                     f"gallery-{paper}{suffix}",
                     f"Predictions of {paper} on {name}",
                     f"{measured} Validation images spread evenly over the split; first seed.",
+                )
+                drawn.append((about, picture))
+            shown = _main_experiment(summary, of_paper)
+            picture = _maps(data, shown)
+            if picture is not None:
+                about = Section(
+                    f"maps-{paper}{suffix}",
+                    f"What {shown} computes on the way, on {name}",
+                    f"{measured} First seed. Offsets: hue is the direction (red right, cyan left), "
+                    "saturation the length, full at the longest of the picture.",
                 )
                 drawn.append((about, picture))
     return drawn
@@ -126,22 +146,44 @@ def _all(values: pd.Series) -> str:
     return ", ".join(values.unique())
 
 
+def _main_experiment(summary: pd.DataFrame, keys: list[str]) -> str:
+    """The first of a paper's experiments that mirrors a published row and has maps, or the last."""
+    published = set(summary.loc[summary["published_source"].notna(), "experiment"])
+    return next((key for key in keys if key in published), keys[-1])
+
+
 def _gallery(data: PreparedDataset, keys: list[str]) -> Figure | None:
     """Image, labels and every experiment's prediction, a row for each kept image."""
     rows = []
     for sample in data.samples["val"]:
         kept = [PREDICTIONS / key / f"{sample.name}.png" for key in keys]
-        if not all(path.is_file() for path in kept):
-            continue
-        labels = [read_labels(path) for path in (sample.labels, *kept)]
-        size = labels[0].shape
-        image = read_image(sample.image)
-        if image.shape[:2] != size:  # prepared images may be smaller than their labels
-            image = image[np.ix_(*(np.arange(n) * m // n for n, m in zip(size, image.shape, strict=False)))]
-        rows.append([image, *(figures.colourise(label, data.classes) for label in labels)])
-    if not rows:
+        if all(path.is_file() for path in kept):
+            row = {"image": read_image(sample.image)}
+            for title, path in zip(["labels", *keys], [sample.labels, *kept], strict=True):
+                row[title] = maps.colourise(read_labels(path), data.classes)
+            rows.append(row)
+    return figures.gallery(rows, data.classes) if rows else None
+
+
+def _maps(data: PreparedDataset, key: str) -> Figure | None:
+    """Image, labels, prediction and maps of one experiment, a row for each kept image."""
+    rows: list[dict[str, Pixels]] = []
+    for sample in data.samples["val"]:
+        kept = PREDICTIONS / key / f"{sample.name}.safetensors"
+        if kept.is_file():
+            labels = read_labels(sample.labels)
+            prediction = read_labels(kept.with_suffix(".png"))
+            rows.append(
+                {
+                    "image": read_image(sample.image),
+                    "labels": maps.colourise(labels, data.classes),
+                    "prediction": maps.colourise(prediction, data.classes),
+                    **maps.pictures(load_file(kept), labels, data.classes),
+                }
+            )
+    if not rows or len(rows[0]) == 3:  # an experiment without maps
         return None
-    return figures.gallery(["image", "labels", *keys], rows, data.classes)
+    return figures.gallery(rows, data.classes)
 
 
 def _page(params: Params, summary: pd.DataFrame, sections: list[Section]) -> str:
