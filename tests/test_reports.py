@@ -142,10 +142,8 @@ class TestComplexity:
 
     def test_the_second_counter_agrees_with_the_first(self, measured: World) -> None:
         counts = pd.read_csv("results/complexity.csv")
-        assert list(counts.columns) == [
-            "experiment", "model", "backbone", "parameters", "macs", "macs_check", "height", "width", "num_classes",
-            "uncounted",
-        ]  # fmt: skip
+        columns = "experiment model backbone parameters macs macs_check height width num_classes uncounted"
+        assert list(counts.columns) == columns.split()
         assert (counts["macs"] == counts["macs_check"]).all()
         assert (counts["backbone"][0], counts["num_classes"][0]) == ("resnet50", 19)  # not the profile's
 
