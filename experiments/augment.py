@@ -10,8 +10,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from experiments.config import Augmentation
 from experiments.datasets.base import IGNORE_LABEL
+from experiments.recipes import Augmentation
 
 
 class Augment:

@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from experiments.config import ConfigError
 from experiments.datasets.base import DataError
 from experiments.storage import StorageError
+from experiments.strict import ConfigError
 
 
 class StageError(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn, optim
 
-from experiments.config import Recipe
+from experiments.recipes import Recipe
 
 
 def create_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:

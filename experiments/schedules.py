@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.config import PolySchedule, Recipe, StepSchedule, Warmup
+from experiments.recipes import PolySchedule, Recipe, StepSchedule, Warmup
 
 
 def poly_factor(step: int, steps: int, power: float) -> float:

@@ -1,13 +1,28 @@
-"""Typed settings that accept no unknown key and convert nothing silently."""
+"""Typed settings that accept no unknown key and convert nothing silently, and what they say of errors."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.types import Strict
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+# Strict scalars in a tuple that may be written as a YAML list.
+Size = Annotated[tuple[Count, Count], Strict(False)]
+"""Height and width in pixels."""
+Interval = Annotated[tuple[Positive, Positive], Strict(False)]
+
+
+class ConfigError(Exception):
+    """A params file that cannot be used; the message names the key, in one line."""
 
 
 class Strictly(BaseModel):
@@ -37,3 +52,20 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     known = sorted(valid)
     close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(known)}"
+
+
+def describe(error: ErrorDetails) -> tuple[list[str], str]:
+    """Path of the key and what is wrong with it."""
+    # Names of a union's members are pydantic's business, not keys of the file.
+    path = [str(part) for part in error["loc"] if part not in ("poly", "step", "bool", "str")]
+    context = error.get("ctx", {})
+    if error["type"] == "missing":
+        return path, "missing; it has to be given"
+    if "key" in context:
+        return [*path, str(context["key"])], error["msg"]
+    if isinstance(error["input"], dict | list):
+        return path, error["msg"]
+    return (
+        path,
+        f"{error['msg'].removeprefix('Input s').replace('hould', 'should', 1)}, found {error['input']!r}",
+    )

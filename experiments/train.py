@@ -29,11 +29,12 @@ import models
 from experiments import command, config, losses, sources, storage
 from experiments.augment import Augment
 from experiments.command import StageError
-from experiments.config import Loss, Recipe, Run
+from experiments.config import Run
 from experiments.devices import Devices, open_devices, seed_everything
 from experiments.optimizers import create_optimizer
 from experiments.prepared import PreparedDataset, TrainingSamples
 from experiments.provenance import provenance
+from experiments.recipes import Loss, Recipe
 from experiments.schedules import learning_rate
 from experiments.training_state import TrainingState
 from models.segmenter import Criterion

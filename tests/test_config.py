@@ -10,7 +10,7 @@ from conftest import ROOT, World, tiny_params
 
 import models
 from experiments import config, datasets
-from experiments.config import ConfigError
+from experiments.strict import ConfigError
 
 
 def load(params: dict[str, Any], folder: Path) -> config.Params:

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import models
-from experiments import config, schedules, sources, train
+from experiments import schedules, sources, train
 from experiments.augment import Augment
-from experiments.config import Augmentation, PolySchedule, Recipe, StepSchedule, Warmup
 from experiments.optimizers import create_optimizer
 from experiments.prepared import PreparedDataset, TrainingSamples
+from experiments.recipes import Augmentation, Loss, PolySchedule, Recipe, StepSchedule, Warmup
 
 KEY = "spgnet-small"
 SEED_0 = Path("results/train") / KEY / "seed-0"
@@ -312,15 +312,16 @@ def test_every_module_that_training_imports_is_a_source_or_cannot_change_weights
     }
     # Settings reach a training by their values, which its configuration lists; the others write
     # files, talk to the user, or are checked by the test of a killed training.
-    harmless = {"command", "config", "provenance", "sources", "storage", "strict", "training_state"}
+    harmless = {"checks", "command", "config", "provenance", "recipes", "sources", "storage", "strict"}
+    harmless |= {"training_state"}
     assert imported == set(train.SOURCES) | harmless
 
 
 def test_class_counts_reach_a_loss_that_balances_classes() -> None:
-    balanced = train.create_criterion(config.Loss(name="class-balanced"), [99, 1])
+    balanced = train.create_criterion(Loss(name="class-balanced"), [99, 1])
     logits = torch.zeros(1, 2, 1, 2)
     logits[0, 0, 0, 1] = 3.0  # wrong about the rare class
     labels = torch.tensor([[[0, 1]]])
-    plain = train.create_criterion(config.Loss(), [99, 1])
+    plain = train.create_criterion(Loss(), [99, 1])
     assert balanced(logits, labels) > plain(logits, labels)
     assert math.isfinite(balanced(logits, labels).item())
