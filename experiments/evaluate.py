@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -93,6 +94,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores one model over all validation images; every score is in [0, 1].
 
+    A model whose upsampling follows predicted offsets is also scored near boundaries with plain
+    bilinear upsampling of the same scores (``boundary_iou_bilinear``): the same trained network with
+    and without guidance.
+
     Args:
         run: the experiment.
         data: whose validation images are used.
@@ -106,6 +111,7 @@ def evaluate(
     samples = EvaluationSamples(data, run.recipe.subsampling)
     total = np.zeros((num_classes, num_classes), np.int64)
     bands = np.zeros((len(widths), num_classes, num_classes), np.int64)
+    unguided_bands = np.zeros_like(bands)
     per_image: dict[str, float | None] = {}
     kept = {samples.samples[i].name for i in _spread(len(samples), settings.gallery)}
     loader = DataLoader(samples, settings.batch_size, num_workers=run.profile.training.workers)
@@ -113,28 +119,44 @@ def evaluate(
         for images, labels, names in _same_size(loader):
             with devices.autocast(run.profile.training.precision):
                 output = model(images.to(devices.device))
-            predicted = upsample(output.logits.float(), labels.shape[-2:]).argmax(1).to(torch.uint8).cpu()
+            predicted = _labels(output.logits, labels.shape)
+            unguided = None
+            if "offsets" in output.maps and "scores" in output.maps:
+                unguided = _labels(upsample(output.maps["scores"], images.shape[-2:]), labels.shape)
             for i, (truth, prediction, name) in enumerate(zip(labels, predicted, names, strict=True)):
                 matrix = metrics.confusion_matrix(truth, prediction, num_classes).numpy()
                 total += matrix
                 bands += metrics.trimap_matrices(truth.numpy(), prediction.numpy(), widths, num_classes)
+                if unguided is not None:
+                    unguided_bands += metrics.trimap_matrices(
+                        truth.numpy(), unguided[i].numpy(), widths, num_classes
+                    )
                 per_image[name] = _present_iou(matrix)
                 if gallery is not None and name in kept:
                     Image.fromarray(prediction.numpy()).save(gallery / f"{name}.png")
                     maps = {key: value[i].half().cpu().contiguous() for key, value in output.maps.items()}
                     save_file(maps, gallery / f"{name}.safetensors")
             progress.update(len(names))
+    by_width = {"boundary_iou": bands}
+    if unguided_bands.any():
+        by_width["boundary_iou_bilinear"] = unguided_bands
     return {
         "miou": _number(metrics.mean_iou(total)),
         "pixel_accuracy": _number(metrics.pixel_accuracy(total)),
-        "boundary_iou": {
-            str(w): _number(metrics.mean_iou(band)) for w, band in zip(widths, bands, strict=True)
+        **{
+            name: {str(w): _number(metrics.mean_iou(m)) for w, m in zip(widths, matrices, strict=True)}
+            for name, matrices in by_width.items()
         },
         "class_iou": {
             c.name: _number(iou) for c, iou in zip(data.classes, metrics.class_iou(total), strict=True)
         },
         "image_iou": per_image,
     }
+
+
+def _labels(logits: Tensor, shape: torch.Size) -> Tensor:
+    """The best class of each pixel, (N, H, W) uint8 on the CPU, at the size of labels (N, H, W)."""
+    return upsample(logits.float(), shape[-2:]).argmax(1).to(torch.uint8).cpu()
 
 
 def _same_size(loader: DataLoader[Any]) -> Any:
@@ -164,14 +186,11 @@ def _over_seeds(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     means: dict[str, Any] = {name: fmean(s[name] for s in seeds) for name in ("miou", "pixel_accuracy")}
     if len(seeds) > 1:
         means["miou_std"] = stdev(s["miou"] for s in seeds)
-    widths = seeds[0]["boundary_iou"]
-    # No boundary within any validation image leaves no number to average.
-    means["boundary_iou"] = {
-        w: fmean(values)
-        for w in widths
-        if len(values := [s["boundary_iou"][w] for s in seeds if s["boundary_iou"][w] is not None])
-        == len(seeds)
-    }
+    for name in ("boundary_iou", "boundary_iou_bilinear"):
+        if name in seeds[0]:
+            # Without a boundary in any validation image there is no number to average.
+            widths = [width for width, value in seeds[0][name].items() if value is not None]
+            means[name] = {width: fmean(seed[name][width] for seed in seeds) for width in widths}
     return means
 
 

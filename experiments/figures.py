@@ -22,6 +22,9 @@ from experiments.datasets.base import LabelClass, Pixels
 PAPER_COLOURS = {"spgnet": "#0072B2", "gun": "#D55E00", "semask": "#009E73", "alignseg": "#CC79A7"}
 """Okabe and Ito's colours, which the colour-blind can tell apart."""
 
+UNGUIDED = " (bilinear)"
+"""Ends the name of a curve of a network whose learned upsampling is replaced by bilinear."""
+
 _STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -104,18 +107,22 @@ def boundary_iou(bands: pd.DataFrame, papers: Mapping[str, str]) -> Figure:
     """mIoU inside the band around label boundaries against the band's width, a panel a paper.
 
     Args:
-        bands: mIoU in per cent, experiments by width in pixels.
+        bands: mIoU in per cent, experiments by width in pixels; a name that ends in ``UNGUIDED`` is
+            drawn dashed, in the colour of the experiment before it.
         papers: the paper of each experiment.
     """
-    panels = list(dict.fromkeys(papers[key] for key in bands.index))
+    panels = list(dict.fromkeys(papers[str(key).removesuffix(UNGUIDED)] for key in bands.index))
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
             1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, sharey=True
         )
         for ax, paper in zip(axes[0], panels, strict=True):
             for key, row in bands.iterrows():
-                if papers[str(key)] == paper:
-                    ax.plot(bands.columns, row, marker="o", markersize=3, label=key, linewidth=1.3)
+                experiment = str(key).removesuffix(UNGUIDED)
+                if papers[experiment] == paper:
+                    unguided = experiment != key
+                    style = {"linestyle": "--", "color": ax.lines[-1].get_color()} if unguided else {}
+                    ax.plot(bands.columns, row, marker="o", markersize=3, label=key, linewidth=1.3, **style)
             ax.set(title=paper, xlabel="width of the band, pixels")
             ax.legend(frameon=False, fontsize=7)
         axes[0][0].set_ylabel("mIoU % inside the band")

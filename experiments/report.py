@@ -56,8 +56,14 @@ def _figures(params: Params, summary: pd.DataFrame, scores: dict[str, Any]) -> l
         key: {seed: pd.read_csv(TRAIN / key / f"seed-{seed}" / "history.csv") for seed in params.seeds}
         for key in params.experiments
     }
-    bands = 100 * pd.DataFrame({key: s["boundary_iou"] for key, s in scores.items()}).T
-    bands.columns = bands.columns.astype(int)
+    bands = {
+        key + suffix: s[name]
+        for key, s in scores.items()
+        for name, suffix in (("boundary_iou", ""), ("boundary_iou_bilinear", figures.UNGUIDED))
+        if name in s
+    }
+    curves = 100 * pd.DataFrame(bands).T
+    curves.columns = curves.columns.astype(int)
     drawn = [
         (
             Section("miou-macs", "mIoU against multiply-accumulates",
@@ -72,8 +78,9 @@ def _figures(params: Params, summary: pd.DataFrame, scores: dict[str, Any]) -> l
         ),
         (
             Section("boundary-iou", "IoU near label boundaries",
-                    f"{measured} Mean IoU over the pixels closer to a label boundary than the band's width."),
-            figures.boundary_iou(bands, papers),
+                    f"{measured} Mean IoU over the pixels closer to a label boundary than the band's width. "
+                "Dashed: the same trained network, its scores upsampled bilinearly instead of guided."),
+            figures.boundary_iou(curves, papers),
         ),
         (
             Section("training", "Training curves",

@@ -59,9 +59,10 @@ class GUN(Segmenter):
     Raises:
         ValueError: an option outside its range, in one line that names it.
 
-    ``Prediction.auxiliary`` has ``low`` (N, K, H/16, W/16) in training. ``Prediction.maps`` has
-    ``offsets``, the Guidance Offset Table (N, 2, H, W) in pixels of the output, x before y: where
-    each pixel took its scores from, relative to its own place.
+    ``Prediction.auxiliary`` has ``low`` (N, K, H/16, W/16) in training. With guidance,
+    ``Prediction.maps`` has ``offsets``, the Guidance Offset Table (N, 2, H, W) in pixels of the
+    output, x before y: where each pixel took its scores from, relative to its own place; and
+    ``scores`` (N, K, H/8, W/8), the class scores that it was taken from.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class GUN(Segmenter):
             prediction.logits = upsample(scores, size)
         else:
             guidance = self.guidance(fused, early)
+            prediction.maps["scores"] = scores.detach()
             prediction.logits, prediction.maps["offsets"] = self.upsampling(scores, guidance, size)
         if self.training and self.auxiliary_classifier is not None:
             prediction.auxiliary["low"] = self.auxiliary_classifier(branches[0])

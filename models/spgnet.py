@@ -26,16 +26,15 @@ only -2.1 and -2.8 %, of decoder features only -9.8 and -5.5 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from models import backbones
+from models.checkpointing import run
 from models.layers import ConvNormAct, upsample
 from models.segmenter import Prediction, Segmenter, check_images
 
@@ -418,36 +417,6 @@ class PooledGuidance(Guidance):
         """Features (N, C, h, w) to re-weighted features and mask (N, C, h, w)."""
         mask = self.to_mask(self.pool(features))
         return self.excite(features, F.interpolate(mask, features.shape[-2:], mode="nearest"))
-
-
-def run(module: nn.Module, *inputs: Tensor, checkpoint: bool) -> Tensor:
-    """``module(*inputs)``; with ``checkpoint``, its activations are recomputed in the backward pass."""
-    output: Tensor
-    if not (checkpoint and torch.is_grad_enabled()):
-        output = module(*inputs)
-    elif torch.compiler.is_compiling():  # a compiled graph updates buffers once, whatever it recomputes
-        output = recompute_in_backward(module, *inputs, use_reentrant=False)
-    else:
-        output = recompute_in_backward(
-            module, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), buffers_kept(module))
-        )
-    return output
-
-
-@contextmanager
-def buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Undoes what a forward pass does to the module's buffers.
-
-    Else the second forward pass of a recomputed segment would count its batch twice in batch norm's
-    running statistics.
-    """
-    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
 
 
 def _check_options(stages: int, reweighting: str, excitation: str, decoder_width: int | None) -> None:

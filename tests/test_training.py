@@ -279,6 +279,19 @@ class TestEvaluate:
         assert set(only["boundary_iou"]) == {"1", "3"}
         assert len(list(Path(f"results/predictions/{KEY}").glob("*.png"))) == 2
 
+    def test_guided_upsampling_is_also_scored_without_guidance(self, prepared: World) -> None:
+        prepared.params["experiments"]["gun-small"]["options"] = {
+            "backbone": "drn_d_14_narrow",
+            "guidance": "fusion",
+        }
+        # Offsets start at zero, where guided upsampling is bilinear, and so small a rate keeps them there.
+        prepared.params["profiles"]["tiny"]["recipe"]["learning_rate"] = {"sgd": 1e-12}
+        prepared.write()
+        assert not prepared.call("train", "gun-small")
+        assert not prepared.call("evaluate", "gun-small")
+        scores = json.loads(Path("results/evaluate/gun-small.json").read_text())
+        assert scores["boundary_iou_bilinear"] == pytest.approx(scores["boundary_iou"], abs=1e-4)
+
     def test_weights_of_another_model(self, trained: World) -> None:
         weights = models.create("spgnet", 19, backbone="resnet18", stages=1).state_dict()
         save_file(weights, SEED_0 / "weights.safetensors")
