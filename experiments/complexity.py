@@ -76,7 +76,8 @@ def _count(
 ) -> dict[str, Any]:
     height, width = size
     with torch.device("meta"):
-        network = models.create(model, num_classes, **options).eval()
+        # Torch's counter follows gradients, and fails on a parameter that is passed between modules.
+        network = models.create(model, num_classes, **options).eval().requires_grad_(False)
     macs, uncounted = count_macs(network, (height, width))
     return {
         "model": model,

@@ -53,15 +53,14 @@ class FeatureAlignment(nn.Module):
             (2 * self.groups * self.taps, self.groups * self.taps), dim=1
         )
         # In float32, like the authors': the kernels do not know every half precision.
-        with torch.autocast(other.device.type, enabled=False):
-            aligned: Tensor = deform_conv2d(
-                other.float(),
-                offsets.float(),
-                self.weight.float(),
-                self.bias.float(),
-                padding=1,
-                mask=weights.float().sigmoid(),
-            )
+        aligned: Tensor = deform_conv2d(
+            other.float(),
+            offsets.float(),
+            self.weight.float(),
+            self.bias.float(),
+            padding=1,
+            mask=weights.float().sigmoid(),
+        )
         return aligned.relu().to(lateral.dtype) + lateral
 
 
