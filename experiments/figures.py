@@ -83,7 +83,8 @@ def training_curves(histories: dict[str, dict[int, pd.DataFrame]], papers: Mappi
                     loss = pd.concat(seeds).groupby("step")["loss"].mean()
                     ax.plot(loss.index, loss, label=key, linewidth=1.3)
             ax.set(title=paper, xlabel="step", yscale="log")
-            ax.legend(frameon=False, fontsize=7)
+            # Below the axes: a paper has up to 25 experiments, which would cover the curves.
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=6)
         axes[0][0].set_ylabel("training loss (all terms)")
         figure.tight_layout()
     return figure
@@ -124,7 +125,8 @@ def boundary_iou(bands: pd.DataFrame, papers: Mapping[str, str]) -> Figure:
                     style = {"linestyle": "--", "color": ax.lines[-1].get_color()} if unguided else {}
                     ax.plot(bands.columns, row, marker="o", markersize=3, label=key, linewidth=1.3, **style)
             ax.set(title=paper, xlabel="width of the band, pixels")
-            ax.legend(frameon=False, fontsize=7)
+            # Below the axes: a paper has up to 25 experiments, which would cover the curves.
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=6)
         axes[0][0].set_ylabel("mIoU % inside the band")
         figure.tight_layout()
     return figure
