@@ -75,7 +75,7 @@ def training_curves(histories: dict[str, dict[int, pd.DataFrame]], papers: Mappi
     panels = list(dict.fromkeys(papers[key] for key in histories))
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
-            1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, sharey=True
+            1, len(panels), figsize=(4.2 * len(panels), 6.5), squeeze=False, sharey=True
         )
         for ax, paper in zip(axes[0], panels, strict=True):
             for key, seeds in histories.items():
@@ -84,7 +84,7 @@ def training_curves(histories: dict[str, dict[int, pd.DataFrame]], papers: Mappi
                     ax.plot(loss.index, loss, label=key, linewidth=1.3)
             ax.set(title=paper, xlabel="step", yscale="log")
             # Below the axes: a paper has up to 25 experiments, which would cover the curves.
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=6)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=6)
         axes[0][0].set_ylabel("training loss (all terms)")
         figure.tight_layout()
     return figure
@@ -115,7 +115,7 @@ def boundary_iou(bands: pd.DataFrame, papers: Mapping[str, str]) -> Figure:
     panels = list(dict.fromkeys(papers[str(key).removesuffix(UNGUIDED)] for key in bands.index))
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
-            1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, sharey=True
+            1, len(panels), figsize=(4.2 * len(panels), 6.5), squeeze=False, sharey=True
         )
         for ax, paper in zip(axes[0], panels, strict=True):
             for key, row in bands.iterrows():
@@ -126,7 +126,7 @@ def boundary_iou(bands: pd.DataFrame, papers: Mapping[str, str]) -> Figure:
                     ax.plot(bands.columns, row, marker="o", markersize=3, label=key, linewidth=1.3, **style)
             ax.set(title=paper, xlabel="width of the band, pixels")
             # Below the axes: a paper has up to 25 experiments, which would cover the curves.
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=6)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=6)
         axes[0][0].set_ylabel("mIoU % inside the band")
         figure.tight_layout()
     return figure
