@@ -51,8 +51,10 @@ def check_models(params: Params, path: Path) -> None:
                 classes[key] for key, e in params.experiments.items() if e.options.get("backbone") == old
             }
             where = f"{path}: profiles.{profile}.backbones.{old}"
-            _check_backbone(users or set(classes.values()), new, where)
-            _check_backbone(users or set(classes.values()), old, where)
+            # A line that no experiment uses now is there for one that was taken out, of any model.
+            candidates = users or {models.model_class(name) for name in models.names()}
+            _check_backbone(candidates, new, where)
+            _check_backbone(candidates, old, where)
     for key, experiment in params.experiments.items():
         if "backbone" in experiment.options:
             where = f"{path}: experiments.{key}.options.backbone"

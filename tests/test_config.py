@@ -230,6 +230,13 @@ def test_the_projects_own_params_are_valid_in_every_profile(profile: str, tmp_pa
         assert experiment.model in models.names()
 
 
+@pytest.mark.parametrize("model", models.names())
+def test_the_experiments_of_one_model_are_enough(model: str, tmp_path: Path) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["experiments"] = {k: e for k, e in params["experiments"].items() if e["model"] == model}
+    assert set(load(params, tmp_path).experiments) == set(params["experiments"])
+
+
 def test_every_recipe_is_used() -> None:
     params = config.load(ROOT / "params.yaml")
     assert {experiment.recipe for experiment in params.experiments.values()} == set(params.recipes)
