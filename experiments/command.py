@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -29,6 +30,10 @@ def run(stage: str, main: Callable[[], None]) -> None:
     """Runs a stage; an expected error is one line on standard error and exit code 1."""
     # cuBLAS reads this when it starts; without it deterministic matrix products are refused.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if not gc.isenabled():
+        # Ends what the package's __init__ began: what the imports made is never looked at again.
+        gc.freeze()
+        gc.enable()
     try:
         main()
     except (ConfigError, DataError, StorageError, StageError) as error:

@@ -7,7 +7,6 @@ deep, with their ``channels`` and ``strides``.
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -142,4 +141,6 @@ def unreachable_hub(name: str, error: Exception) -> ConnectionError:
 
 def _drn() -> ModuleType:
     """The module of dilated residual networks, which itself needs ``Backbone`` from here."""
-    return importlib.import_module("models.drn")
+    from models.parts import drn
+
+    return drn

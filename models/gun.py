@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import drn
 from models.layers import ConvNormAct, upsample
-from models.sampling import GuidedUpsampling, SamplingMode
+from models.parts import drn
+from models.parts.sampling import GuidedUpsampling, SamplingMode
 from models.segmenter import Prediction, Segmenter, check_images
 
 Encoder = Literal["multi-shared", "multi-unshared", "single-low", "single-medium"]

@@ -20,14 +20,14 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from models import backbones
-from models.hierarchical import HierarchicalTransformer
 from models.layers import upsample
-from models.mask_classification import MaskDecoder
-from models.mix_transformer import DEPTHS, MixTransformer
+from models.parts.hierarchical import HierarchicalTransformer
+from models.parts.mask_classification import MaskDecoder
+from models.parts.mix_transformer import DEPTHS, MixTransformer
+from models.parts.semantic_fpn import SemanticFPN
+from models.parts.semantic_layer import SemanticLayer, semantic_decoder
+from models.parts.swin import NANO, Swin, is_swin
 from models.segmenter import Prediction, Segmenter, check_images, cross_entropy
-from models.semantic_fpn import SemanticFPN
-from models.semantic_layer import SemanticLayer, semantic_decoder
-from models.swin import NANO, Swin, is_swin
 
 BACKBONES = (NANO, *DEPTHS)
 """Backbones that are not timm's: the stand-in and Mix Transformer. Every Swin of timm is valid too."""
@@ -235,10 +235,10 @@ def create_decoder(
     if name == "fpn":
         return SemanticFPN(trunk.channels, num_classes, trunk.decoder_width, guided_upsampling)
     if name == "maskformer":
-        from models.maskformer import MaskFormer
+        from models.parts.maskformer import MaskFormer
 
         return MaskFormer(trunk.channels, num_classes, trunk.decoder_width)
-    from models.mask2former import Mask2Former
+    from models.parts.mask2former import Mask2Former
 
     return Mask2Former(
         trunk.channels, num_classes, "plain" if name == "mask2former" else name, trunk.decoder_width

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import backbones
-from models.checkpointing import run
 from models.layers import ConvNormAct, upsample
+from models.parts.checkpointing import run
 from models.segmenter import Prediction, Segmenter, check_images
 
 Excitation = Literal["sigmoid", "softmax", "tanh", "relu", "none"]

@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import models
-from models.alignment import Alignment, FeatureAlignment, OffsetBranch, align, in_output_pixels
 from models.alignseg import AlignSeg
-from models.context import AlignCM
+from models.parts.alignment import Alignment, FeatureAlignment, OffsetBranch, align, in_output_pixels
+from models.parts.context import AlignCM
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "baseline": {"align_fa": "none", "context": "none"},

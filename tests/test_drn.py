@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import backbones, drn
+from models import backbones
+from models.parts import drn
 
 CLASSIFIER = 512 * 1000 + 1000
 """Parameters of the 1000-class classifier, which a backbone leaves out."""

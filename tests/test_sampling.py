@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.sampling import GuidedUpsampling, guided_upsample, sample_shifted
+from models.parts.sampling import GuidedUpsampling, guided_upsample, sample_shifted
 
 MODES: tuple[Literal["bilinear", "nearest"], ...] = ("bilinear", "nearest")
 

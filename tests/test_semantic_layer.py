@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from models.semantic_layer import SemanticAttention, SemanticLayer, from_windows, semantic_decoder, to_windows
+from models.parts.semantic_layer import (
+    SemanticAttention,
+    SemanticLayer,
+    from_windows,
+    semantic_decoder,
+    to_windows,
+)
 
 Layer = TypeVar("Layer", SemanticLayer, SemanticAttention)
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import models
+from models.parts.swin import Swin, SwinBlock, shift_mask
 from models.semask import BACKBONES, SeMaskSegmenter
-from models.swin import Swin, SwinBlock, shift_mask
 
 NANO = "swin_nano"
 NANO_OPTIONS: dict[str, Any] = {

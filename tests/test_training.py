@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import models
-from experiments import schedules, sources, train
+from experiments import command, schedules, sources, train
 from experiments.augment import Augment
 from experiments.optimizers import create_optimizer
 from experiments.prepared import PreparedDataset, TrainingSamples
@@ -313,8 +314,20 @@ class TestEvaluate:
 
 def test_the_sources_of_a_training_are_the_models_and_those_that_decide_its_weights() -> None:
     names = {path.relative_to(ROOT).as_posix() for path in sources.files(["models.gun"])}
-    assert {"models/gun.py", "models/drn.py", "models/segmenter.py", "models/__init__.py"} <= names
+    assert {"models/gun.py", "models/parts/drn.py", "models/segmenter.py", "models/__init__.py"} <= names
     assert not names & {"models/spgnet.py", "models/semask.py", "models/alignseg.py"}
+    # Any model may stand on any backbone, so an edit to one of ours concerns them all.
+    assert ROOT / "models/parts/drn.py" in sources.files(["models.spgnet"])
+
+
+def test_a_stage_collects_garbage_though_its_imports_did_not() -> None:
+    enabled = []
+    gc.disable()
+    try:
+        command.run("stage", lambda: enabled.append(gc.isenabled()))
+    finally:
+        gc.enable()
+    assert enabled == [True]
 
 
 def test_every_module_that_training_imports_is_a_source_or_cannot_change_weights() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import models
-from models.sampling import guided_upsample
+from models.parts.sampling import guided_upsample
 
 Sampler = Callable[[Tensor, Tensor], Tensor]
 

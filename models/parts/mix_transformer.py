@@ -12,7 +12,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.hierarchical import HierarchicalTransformer
+from models.parts.hierarchical import HierarchicalTransformer
 
 DEPTHS = {
     "mit_b0": [2, 2, 2, 2],

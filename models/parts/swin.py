@@ -12,8 +12,8 @@ from timm.models.swin_transformer import SwinTransformerBlock, window_partition
 from torch import Tensor, nn
 
 from models import backbones
-from models.hierarchical import HierarchicalTransformer
-from models.semantic_layer import from_windows, pad_to_windows, to_windows
+from models.parts.hierarchical import HierarchicalTransformer
+from models.parts.semantic_layer import from_windows, pad_to_windows, to_windows
 
 NANO = "swin_nano"
 """This suite's own stand-in for a CPU: a Swin of width 32, depths 2 2 2 2, heads 2 4 8 16 and windows of

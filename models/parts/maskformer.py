@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DetrConfig, MaskFormerConfig
-from transformers.models.maskformer import modeling_maskformer as parts
+from transformers.models.parts.maskformer import modeling_maskformer as parts
 
-from models.mask_classification import MaskDecoder, MaskSet
+from models.parts.mask_classification import MaskDecoder, MaskSet
 
 
 class MaskFormer(MaskDecoder):
@@ -43,7 +43,8 @@ class MaskFormer(MaskDecoder):
         )
         self.transformer: Any = parts.MaskFormerTransformerModule(in_channels[-1], config)
         self.mask_embedder = parts.MaskformerMLPPredictionHead(width, width, width)
-        # Draws their weights as the whole model does; see models/mask2former.py for why no subclass does.
+        # Draws their weights as the whole model does; see models/parts/mask2former.py for why no
+        # subclass does.
         model = parts.MaskFormerPreTrainedModel(config)
         for name, part in self.named_children():
             model.add_module(name, part)

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from transformers import Mask2FormerConfig
-from transformers.models.mask2former import modeling_mask2former as parts
+from transformers.models.parts.mask2former import modeling_mask2former as parts
 
-from models.fapn import FeatureAlignedPyramid, PyramidLevel
-from models.mask_classification import MaskDecoder, MaskSet
+from models.parts.fapn import FeatureAlignedPyramid, PyramidLevel
+from models.parts.mask_classification import MaskDecoder, MaskSet
 from models.segmenter import Prediction
 
 PixelDecoder = Literal["plain", "fapn", "msfapn"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import ConvNormAct, upsample
-from models.sampling import GuidedUpsampling
+from models.parts.sampling import GuidedUpsampling
 from models.segmenter import Prediction
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers import upsample
-from models.sampling import sample_shifted
+from models.parts.sampling import sample_shifted
 
 Alignment = Literal["corrected", "released"]
 """What an offset of one means. ``corrected`` (the authors' fix, their issue 7): one pixel of the
