@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.devices import Devices
 
-_PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "opencv-python-headless")
+_PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy")
 
 
 def provenance(devices: Devices) -> dict[str, Any]:

@@ -115,19 +115,30 @@ def boundary_by_definition(labels: np.ndarray) -> np.ndarray:
     return boundary
 
 
-@given(label_maps)
-def test_boundary_distance_is_exact(labels: np.ndarray) -> None:
+def distance_by_definition(labels: np.ndarray) -> np.ndarray:
     boundary = boundary_by_definition(labels)
-    expected = ndimage.distance_transform_edt(~boundary) if boundary.any() else np.full(labels.shape, np.inf)
-    expected[labels == 255] = np.inf
-    np.testing.assert_allclose(metrics.boundary_distance(labels), expected, rtol=1e-5)
+    distance = ndimage.distance_transform_edt(~boundary) if boundary.any() else np.full(labels.shape, np.inf)
+    distance[labels == 255] = np.inf
+    return distance
+
+
+@given(label_maps, st.sampled_from([1, 2, 3, 16, 180, 181, 182, 400]))
+def test_boundary_distance_is_exact_up_to_its_limit(labels: np.ndarray, limit: int) -> None:
+    expected = np.minimum(distance_by_definition(labels), limit)
+    np.testing.assert_array_equal(metrics.squared_boundary_distance(labels, limit), np.rint(expected**2))
+
+
+def test_boundary_distance_of_a_map_that_is_larger_than_a_block() -> None:
+    labels = np.repeat(np.repeat(np.arange(12, dtype=np.uint8).reshape(3, 4), 37, 0), 41, 1)
+    expected = np.minimum(distance_by_definition(labels), 19)
+    np.testing.assert_array_equal(metrics.squared_boundary_distance(labels, 19), np.rint(expected**2))
 
 
 @given(label_maps)
 def test_bands_hold_the_pixels_closer_than_their_width(labels: np.ndarray) -> None:
     predictions, widths = predictions_for(labels), [1, 2, 5, 40]
     matrices = metrics.trimap_matrices(labels, predictions, widths, K)
-    distance = metrics.boundary_distance(labels)
+    distance = distance_by_definition(labels)
     for width, matrix in zip(widths, matrices, strict=True):
         inside = np.where(distance < width, labels, 255).astype(np.uint8)
         np.testing.assert_array_equal(matrix, confusion(inside, predictions))
@@ -136,5 +147,5 @@ def test_bands_hold_the_pixels_closer_than_their_width(labels: np.ndarray) -> No
 def test_a_map_of_one_class_has_no_boundary() -> None:
     labels = np.full((5, 7), 2, np.uint8)
     labels[0] = 255  # next to ignored pixels is no boundary
-    assert np.isinf(metrics.boundary_distance(labels)).all()
+    assert (metrics.squared_boundary_distance(labels, 3) == 9).all()
     assert metrics.trimap_matrices(labels, labels.clip(max=3), [1, 8], K).sum() == 0

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -22,12 +21,10 @@ def street() -> tuple[np.ndarray, np.ndarray]:
 def test_trimap_matrices_of_a_cityscapes_sized_image(
     benchmark: BenchmarkFixture, street: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    cv2.setNumThreads(1)
     benchmark(metrics.trimap_matrices, *street, WIDTHS, 19)
 
 
 def test_boundary_distance_of_a_cityscapes_sized_image(
     benchmark: BenchmarkFixture, street: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    cv2.setNumThreads(1)
-    benchmark(metrics.boundary_distance, street[0])
+    benchmark(metrics.squared_boundary_distance, street[0], WIDTHS[-1])
