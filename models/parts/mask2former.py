@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from transformers import Mask2FormerConfig
-from transformers.models.parts.mask2former import modeling_mask2former as parts
+from transformers.models.mask2former import modeling_mask2former as parts
 
 from models.parts.fapn import FeatureAlignedPyramid, PyramidLevel
 from models.parts.mask_classification import MaskDecoder, MaskSet

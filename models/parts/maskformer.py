@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DetrConfig, MaskFormerConfig
-from transformers.models.parts.maskformer import modeling_maskformer as parts
+from transformers.models.maskformer import modeling_maskformer as parts
 
 from models.parts.mask_classification import MaskDecoder, MaskSet
 
