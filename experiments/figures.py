@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def score_against_cost(summary: pd.DataFrame, cost: str, label: str, conditions: str) -> Figure:
-    """mIoU of every experiment against a cost on a logarithmic axis.
+    """mIoU of every experiment against a cost on a logarithmic axis, a panel a paper.
+
+    The panels have the same axes, and each shows the other papers' experiments in grey.
 
     Args:
         summary: rows of ``results/summary.csv`` with a column ``cost``.
@@ -52,16 +55,25 @@ def score_against_cost(summary: pd.DataFrame, cost: str, label: str, conditions:
         label: of that axis.
         conditions: where the scores come from.
     """
+    panels = list(summary.groupby("paper", sort=False))
+    across = min(2, len(panels))
+    down = math.ceil(len(panels) / across)
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(9, 5.5))
-        for paper, rows in summary.groupby("paper", sort=False):
-            axes.scatter(
-                rows[cost], rows["measured_miou"], s=45, color=PAPER_COLOURS[str(paper)], label=paper
-            )
-        _name_points(axes, summary[cost], summary["measured_miou"], summary["experiment"])
-        axes.set(xscale="log", xlabel=label, ylabel="mIoU %", title=conditions)
-        axes.title.set_fontsize(9)
-        axes.legend(frameon=False)
+        figure, axes = plt.subplots(
+            down, across, figsize=(6.8 * across, 4.3 * down), squeeze=False, sharex=True, sharey=True
+        )
+        for ax, (paper, rows) in zip(axes.flat, panels, strict=False):
+            ax.scatter(summary[cost], summary["measured_miou"], s=18, color="0.85")
+            ax.scatter(rows[cost], rows["measured_miou"], s=32, color=PAPER_COLOURS[str(paper)], zorder=3)
+            ax.set(xscale="log", title=paper)
+        for ax, (_, rows) in zip(axes.flat, panels, strict=False):
+            _name_points(ax, rows[cost], rows["measured_miou"], rows["experiment"])
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        figure.supxlabel(label, size=10)
+        figure.supylabel("mIoU %", size=10)
+        figure.suptitle(conditions, size=9)
+        figure.tight_layout()
     return figure
 
 
@@ -78,10 +90,10 @@ def training_curves(histories: dict[str, dict[int, pd.DataFrame]], papers: Mappi
             1, len(panels), figsize=(4.2 * len(panels), 6.5), squeeze=False, sharey=True
         )
         for ax, paper in zip(axes[0], panels, strict=True):
-            for key, seeds in histories.items():
-                if papers[key] == paper:
-                    loss = pd.concat(seeds).groupby("step")["loss"].mean()
-                    ax.plot(loss.index, loss, label=key, linewidth=1.3)
+            shown = [key for key in histories if papers[key] == paper]
+            for key, look in zip(shown, _looks(len(shown)), strict=True):
+                loss = pd.concat(histories[key]).groupby("step")["loss"].mean()
+                ax.plot(loss.index, loss, label=key, **look)
             ax.set(title=paper, xlabel="step", yscale="log")
             # Below the axes: a paper has up to 25 experiments, which would cover the curves.
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=6)
@@ -109,7 +121,7 @@ def boundary_iou(bands: pd.DataFrame, papers: Mapping[str, str]) -> Figure:
 
     Args:
         bands: mIoU in per cent, experiments by width in pixels; a name that ends in ``UNGUIDED`` is
-            drawn dashed, in the colour of the experiment before it.
+            drawn dashed, in the colour of the experiment that it belongs to.
         papers: the paper of each experiment.
     """
     panels = list(dict.fromkeys(papers[str(key).removesuffix(UNGUIDED)] for key in bands.index))
@@ -118,12 +130,13 @@ def boundary_iou(bands: pd.DataFrame, papers: Mapping[str, str]) -> Figure:
             1, len(panels), figsize=(4.2 * len(panels), 6.5), squeeze=False, sharey=True
         )
         for ax, paper in zip(axes[0], panels, strict=True):
-            for key, row in bands.iterrows():
-                experiment = str(key).removesuffix(UNGUIDED)
-                if papers[experiment] == paper:
-                    unguided = experiment != key
-                    style = {"linestyle": "--", "color": ax.lines[-1].get_color()} if unguided else {}
-                    ax.plot(bands.columns, row, marker="o", markersize=3, label=key, linewidth=1.3, **style)
+            shown = [key for key in map(str, bands.index) if papers[key.removesuffix(UNGUIDED)] == paper]
+            guided = list(dict.fromkeys(key.removesuffix(UNGUIDED) for key in shown))
+            looks = dict(zip(guided, _looks(len(guided)), strict=True))
+            for key in shown:
+                look = looks[key.removesuffix(UNGUIDED)]
+                style = look | {"linestyle": "--"} if key.endswith(UNGUIDED) else look
+                ax.plot(bands.columns, bands.loc[key], label=key, **style)
             ax.set(title=paper, xlabel="width of the band, pixels")
             # Below the axes: a paper has up to 25 experiments, which would cover the curves.
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=6)
@@ -175,18 +188,53 @@ def cost_comparison(summary: pd.DataFrame, conditions: str) -> Figure:
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
         for ax, (column, label) in zip(axes, costs.items(), strict=True):
             ax.scatter(summary[column], summary["measured_miou"], s=40, color=PAPER_COLOURS["spgnet"])
-            _name_points(ax, summary[column], summary["measured_miou"], summary["experiment"])
             ax.set(xlabel=label)
         axes[0].set_ylabel("mIoU %")
         figure.suptitle(conditions, size=9)
+        for ax, column in zip(axes, costs, strict=True):
+            _name_points(ax, summary[column], summary["measured_miou"], summary["experiment"])
         figure.tight_layout()
     return figure
 
 
+def _looks(count: int) -> list[dict[str, Any]]:
+    """Keywords of as many lines that can be told apart: ten colours, and a new marker for each ten."""
+    colours = sns.color_palette("tab10")
+    return [
+        {
+            "color": colours[i % 10],
+            "marker": "osD^vPX*"[i // 10 % 8],
+            "markersize": 3.5,
+            "linewidth": 1.2,
+        }
+        for i in range(count)
+    ]
+
+
 def _name_points(axes: Axes, x: pd.Series, y: pd.Series, names: pd.Series) -> None:
-    """Writes each name beside its point, above or below in turn from left to right."""
-    for place, i in enumerate(np.argsort(x.to_numpy(), kind="stable")):
+    """Writes the points' names in a column on the right, from each a line to its point.
+
+    Names beside their points would cover each other: ablations score and cost nearly the same. Call
+    it when the axes have their limits, their scales, and their size.
+    """
+    size = 6.5
+    inches = axes.get_position().height * axes.figure.get_figure(root=True).get_size_inches()[1]
+    gap = min(1.45 * size / 72 / inches, 1 / max(1, len(names)))
+    order = np.argsort(y.to_numpy(), kind="stable")
+    points = axes.transAxes.inverted().transform(axes.transData.transform(np.column_stack([x, y])))
+    # Lines of text a gap apart: the mean of pushing all up from the lowest and all down from the
+    # highest, which leaves each near its point, then back inside the axes.
+    step = gap * np.arange(len(order))
+    heights = points[order, 1]
+    up = np.maximum.accumulate(heights - step) + step
+    down = (np.minimum.accumulate((heights - step)[::-1])[::-1]) + step
+    places = np.minimum((up + down) / 2, 1 + step - step[-1])
+    places = np.maximum(places, step)
+    for i, place in zip(order, places, strict=True):
         axes.annotate(
-            names.iloc[i], (x.iloc[i], y.iloc[i]), textcoords="offset points", fontsize=7,
-            xytext=(4, 5 if place % 2 == 0 else -11),
+            names.iloc[i], (x.iloc[i], y.iloc[i]), xytext=(1.03, place), textcoords="axes fraction",
+            fontsize=size, va="center", annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-", "linewidth": 0.35, "color": "0.55", "relpos": (0, 0.5), "shrinkA": 0,
+            },
         )  # fmt: skip

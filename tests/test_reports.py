@@ -3,15 +3,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, World
+from matplotlib.text import Text
 
 import models
-from experiments import complexity, config, published, tables
+from experiments import complexity, config, figures, published, tables
 from experiments.command import StageError
 
 
@@ -175,3 +178,26 @@ def test_speed_has_a_row_for_each_precision_and_says_where_it_ran(measured: Worl
     assert (timings["latency_ms_p95"] >= timings["latency_ms_median"]).all()
     assert timings["device"].str.len().min() > 3
     assert sorted(p.name for p in Path("results/speed").iterdir()) == ["spgnet-small.json"]
+
+
+@pytest.mark.parametrize(
+    "scores", [[50.0] * 25, list(range(25)), [0.0] * 12 + [90.0] * 13], ids=("equal", "spread", "ends")
+)
+def test_names_beside_points_cover_neither_each_other_nor_another_panel(scores: list[float]) -> None:
+    summary = pd.DataFrame(
+        {
+            "experiment": [f"semask-{i}" for i in range(25)],
+            "paper": ["semask"] * 25,
+            "measured_miou": scores,
+            "measured_macs_g": 40.0,
+        }
+    )
+    figure = figures.score_against_cost(summary, "measured_macs_g", "MACs G", "conditions")
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    boxes = sorted((Text.get_window_extent(name) for name in axes.texts), key=lambda box: box.y0)
+    plt.close(figure)
+    assert len(boxes) == 25
+    assert all(above.y0 >= below.y1 for below, above in pairwise(boxes))
+    assert boxes[0].y0 > axes.bbox.y0 - 10
+    assert boxes[-1].y1 < axes.bbox.y1 + 10
