@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from models.spgnet import CrossStageAggregation, PooledGuidance, SemanticPredictionGuidance, SPGNet
+from models.parts.semantic_guidance import PooledGuidance, SemanticPredictionGuidance
+from models.spgnet import CrossStageAggregation, SPGNet
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "r18-1stage": {"backbone": "resnet18", "stages": 1},
