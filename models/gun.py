@@ -110,19 +110,11 @@ class GUN(Segmenter):
         else:
             guidance = self.guidance(fused, early)
             prediction.maps["scores"] = scores.detach()
-            prediction.logits, prediction.maps["offsets"] = self.upsampling(scores, guidance, size)
+            prediction.logits, offsets = self.upsampling(scores, guidance, size)
+            prediction.maps["offsets"] = offsets.detach()
         if self.training and self.auxiliary_classifier is not None:
             prediction.auxiliary["low"] = self.auxiliary_classifier(branches[0])
         return prediction
-
-    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
-        """The terms of ``Segmenter.loss``, and ``offsets``: 0, or NaN where an offset is not finite."""
-        terms = super().loss(prediction, labels)
-        if "offsets" in prediction.maps:
-            # The sampler takes such an offset for the map's edge: without this term the loss would
-            # look sound.
-            terms["offsets"] = (prediction.maps["offsets"].detach() * 0).sum()
-        return terms
 
 
 class MultiResolutionEncoder(nn.Module):

@@ -96,6 +96,10 @@ class Segmenter(nn.Module):
                 # labels would drop exactly the thin classes that these papers are about.
                 logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
                 terms[name] = weight * cross_entropy(logits, labels)
+        if "offsets" in prediction.maps:
+            # Guided upsampling samples somewhere whatever the offset: without this term, which is 0 or
+            # NaN, the loss would look sound.
+            terms["offsets"] = (prediction.maps["offsets"].detach() * 0).sum()
         return terms
 
 

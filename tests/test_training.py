@@ -236,6 +236,27 @@ class TestRun:
         assert not (SEED_0 / "run.json").exists()
         assert not (SEED_0 / "weights.safetensors").exists()
 
+    @pytest.mark.parametrize(
+        ("model", "options"),
+        [
+            ("gun", {"backbone": "drn_d_14_narrow", "guidance": "fusion"}),
+            ("semask", {"backbone": "swin_nano", "guided_upsampling": True}),
+            ("semask", {"backbone": "swin_nano", "decoder": "msfapn"}),
+            ("alignseg", {"backbone": "resnet18s"}),
+        ],
+        ids=["gun", "swin-gum", "msfapn", "alignseg"],
+    )
+    def test_offsets_that_are_not_finite_do_too(
+        self, prepared: World, model: str, options: dict[str, Any]
+    ) -> None:
+        prepared.params["profiles"]["tiny"]["recipe"] |= {"learning_rate": {"sgd": 1e30}, "steps": 6}
+        prepared.params["experiments"][KEY] |= {"model": model, "options": options}
+        prepared.write()
+        # In a process of its own: kernels of offsets once ended it without a word.
+        done = prepared.stage("train", KEY)
+        assert done.returncode == 1
+        assert f"experiment '{KEY}': the loss is not finite at step" in done.stderr
+
     def test_data_that_is_not_prepared(self, world: World) -> None:
         message = world.call("train", KEY)
         assert "data set 'scenes' is not prepared; run 'python -m experiments.prepare' first" in message

@@ -53,13 +53,17 @@ class FeatureAlignment(nn.Module):
             (2 * self.groups * self.taps, self.groups * self.taps), dim=1
         )
         # In float32, like the authors': the kernels do not know every half precision.
+        offsets = offsets.float()
+        # On a CPU the kernel reads outside its memory where an offset is NaN. The tap's weight takes
+        # the NaN instead, so that the loss shows it.
+        not_finite = 0 * offsets.detach().unflatten(1, (-1, 2)).sum(dim=2)
         aligned: Tensor = deform_conv2d(
             other.float(),
-            offsets.float(),
+            offsets.nan_to_num(),
             self.weight.float(),
             self.bias.float(),
             padding=1,
-            mask=weights.float().sigmoid(),
+            mask=weights.float().sigmoid() + not_finite,
         )
         return aligned.relu().to(lateral.dtype) + lateral
 

@@ -26,10 +26,8 @@ def sample_shifted(
     unit: tuple[float, float],
     align_corners: bool,
     span: bool | None = None,
-    mode: str = "bilinear",
-    padding_mode: str = "zeros",
 ) -> Tensor:
-    """Samples ``features`` at a regular grid shifted by ``offsets``.
+    """Samples ``features`` bilinearly at a regular grid shifted by ``offsets``; outside the map are zeros.
 
     Args:
         features: (N, C, h, w).
@@ -41,8 +39,6 @@ def sample_shifted(
         span: whether the unshifted grid runs from -1 to 1 (true) or through the pixel centres of
             an (H, W) image that covers the map (false). Defaults to ``align_corners``, which
             makes zero offsets plain bilinear upsampling of that convention.
-        mode: ``bilinear`` or ``nearest``.
-        padding_mode: what lies outside the map: ``zeros``, ``border`` or ``reflection``.
 
     Returns:
         (N, C, H, W) in the type of ``features``.
@@ -53,7 +49,7 @@ def sample_shifted(
     offsets = offsets.to(dtype)
     grid = _shifted_grid(offsets, unit, _base(width, span, offsets), _base(height, span, offsets))
     sampled = F.grid_sample(
-        features.to(dtype), grid, mode=mode, padding_mode=padding_mode, align_corners=align_corners
+        features.to(dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners
     )
     return sampled.to(features.dtype)
 
@@ -65,8 +61,11 @@ def guided_upsample(features: Tensor, offsets: Tensor, mode: SamplingMode = "bil
     ``align_corners=False``, and takes the map's value at (x_i, y_i) plus its offset. Points outside
     the map take the value of the nearest edge. With zero offsets this is plain bilinear upsampling
     (``bilinear``) or ``nearest-exact`` (``nearest``): in float32 to 1e-6 where the factor is a power
-    of two, else to the 1e-5 that ``F.interpolate`` itself is off. It also shrinks, without
+    of two, else to some 1e-5, as far as ``F.interpolate`` itself is off. It also shrinks, without
     anti-aliasing.
+
+    An offset that is not finite counts as zero or as the edge, and the result does not show it: a
+    model gives its offsets as ``Prediction.maps["offsets"]``, where ``Segmenter.loss`` looks.
 
     Args:
         features: (N, C, h, w), such as class scores.
@@ -83,7 +82,8 @@ def guided_upsample(features: Tensor, offsets: Tensor, mode: SamplingMode = "bil
     # row below keeps channels from lying a power of two apart in memory, where caches collide.
     padded_h, padded_w = _power_of_two(h), _power_of_two(w)
     dtype = _coordinate_type(features, offsets)
-    offsets = offsets.to(dtype)
+    # On a CPU the backward pass of ``grid_sample`` reads outside its memory where a coordinate is NaN.
+    offsets = offsets.to(dtype).nan_to_num()
     padded = F.pad(features.to(dtype), (0, padded_w - w, 0, padded_h - h + 1), mode="replicate")
     padded = padded[:, :, :padded_h]
     step_x, step_y = w / (width * padded_w), h / (height * padded_h)
