@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from experiments.datasets.base import IGNORE_LABEL
-from experiments.recipes import Augmentation
+from experiments.recipes import Augmentation, ColourJitter
 
 
 class Augment:
@@ -40,8 +40,7 @@ class Augment:
         self.crop = crop
         self.mean, self.std = list(mean), list(std)
         self.subsampling = subsampling
-        colour = settings.colour
-        self.jitter = v2.ColorJitter(**colour.model_dump()) if colour is not None else None
+        self.jitter = _jitter(settings.colour) if settings.colour is not None else None
 
     def __call__(self, image: tv_tensors.Image, labels: tv_tensors.Mask) -> tuple[Tensor, tv_tensors.Mask]:
         """Image (3, H, W) and labels (H, W), uint8, to a normalised crop (3, h, w) and its labels."""
@@ -87,6 +86,19 @@ class Augment:
             if counts.max() <= self.settings.max_class_share * counts.sum():
                 break
         return TF.crop(image, top, left, height, width), TF.crop(labels, top, left, height, width)
+
+
+def _jitter(colour: ColourJitter) -> v2.Transform:
+    """All properties in a random order, or each with its probability in the order of their names there."""
+    strengths = colour.model_dump(exclude={"probability"})
+    if colour.probability == 1:
+        return v2.ColorJitter(**strengths)
+    return v2.Compose(
+        [
+            v2.RandomApply([v2.ColorJitter(**{name: strength})], colour.probability)
+            for name, strength in strengths.items()
+        ]
+    )
 
 
 def evaluation_image(

@@ -12,8 +12,10 @@ from experiments.strict import Count, Fraction, Interval, Natural, NonNegative, 
 
 
 class ColourJitter(Strictly):
-    """How far torchvision's ``ColorJitter`` changes each property; hue at most 0.5."""
+    """How far torchvision's ``ColorJitter`` changes each property; hue in turns, at most 0.5."""
 
+    probability: Fraction = 1.0
+    """With which each property is changed, whatever happens to the others."""
     brightness: NonNegative = 0.0
     contrast: NonNegative = 0.0
     saturation: NonNegative = 0.0
@@ -83,7 +85,7 @@ class Recipe(Strictly):
     """Of AdamW."""
     weight_decay: NonNegative = 0.0
     decay_norms: bool = True
-    """False: no weight decay on norms, biases and position embeddings."""
+    """False: no weight decay on norms and position embeddings."""
     schedule: PolySchedule | StepSchedule = Field(default=PolySchedule(), discriminator="kind")
     warmup: Warmup = Warmup()
     clip_gradient: Positive | None = None

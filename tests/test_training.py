@@ -19,13 +19,14 @@ from conftest import ROOT, World, stage_environment
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torchvision import tv_tensors
 
 import models
 from experiments import command, schedules, sources, train
 from experiments.augment import Augment
 from experiments.optimizers import create_optimizer
 from experiments.prepared import PreparedDataset, TrainingSamples
-from experiments.recipes import Augmentation, Loss, PolySchedule, Recipe, StepSchedule, Warmup
+from experiments.recipes import Augmentation, ColourJitter, Loss, PolySchedule, Recipe, StepSchedule, Warmup
 
 KEY = "spgnet-small"
 SEED_0 = Path("results/train") / KEY / "seed-0"
@@ -78,11 +79,26 @@ class TestOptimizer:
         decayed = {names[id(p)] for g in optimizer.param_groups if g["weight_decay"] > 0 for p in g["params"]}
         assert free | decayed == set(names.values())
         assert any("relative_position_bias" in name for name in free)
-        assert not any("bias" in name or "norm" in name for name in decayed)
+        assert not any("relative_position_bias" in name or "norm" in name for name in decayed)
+        # Nothing else but the batch norms: the biases of linear layers and lambda decay.
+        others = {n for n in free if "relative_position_bias" not in n and "norm" not in n}
+        assert others
+        assert all(name.startswith("decoder.scale_heads") for name in others)
+        assert any(name.endswith("attention.lambda_") for name in decayed)
 
     def test_by_default_everything_decays(self) -> None:
         optimizer = create_optimizer(torch.nn.BatchNorm2d(3), recipe(weight_decay=0.1))
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1]
+
+
+def test_each_colour_changes_with_its_own_probability() -> None:
+    settings = Augmentation(mirror=False, scale=None, colour=ColourJitter(probability=0.5, brightness=0.4))
+    augment = Augment(settings, (8, 8), [0.0] * 3, [1.0] * 3)
+    image = tv_tensors.Image(torch.full((3, 8, 8), 100, dtype=torch.uint8))
+    labels = tv_tensors.Mask(torch.zeros(8, 8, dtype=torch.uint8))
+    torch.manual_seed(0)
+    changed = [bool((augment(image, labels)[0] - 100 / 255).abs().max() > 1e-3) for _ in range(200)]
+    assert 70 < sum(changed) < 130
 
 
 class TestStream:
