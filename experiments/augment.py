@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +15,39 @@ from experiments.datasets.base import IGNORE_LABEL
 from experiments.recipes import Augmentation, ColourJitter
 
 
+@dataclass(frozen=True)
+class NetworkInput:
+    """How the network sees an image, in training and at test: its size and its normalisation."""
+
+    mean: Sequence[float]
+    """Of the channels, in [0, 1], which becomes 0."""
+    std: Sequence[float]
+    """Of the channels, in [0, 1], which becomes 1."""
+    subsampling: int = 1
+    """Shrinks the image by this factor."""
+    short_side: int = 0
+    """Resizes the image so that its shorter side has this many pixels and the longer one at most four
+    times as many, mmsegmentation's ``img_scale=(4 n, n)``; 0 leaves it."""
+
+    def size(self, height: int, width: int, factor: float = 1.0) -> list[int]:
+        """Height and width of an image of this size as the network sees it, times ``factor``."""
+        factor /= self.subsampling
+        if self.short_side:
+            factor *= min(self.short_side / min(height, width), 4 * self.short_side / max(height, width))
+        return [max(1, round(side * factor)) for side in (height, width)]
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """A uint8 image (3, H, W) as the network takes it."""
+        scaled = TF.to_dtype(image, torch.float32, scale=True)
+        normalised: Tensor = TF.normalize(scaled, list(self.mean), list(self.std))
+        return normalised.as_subclass(Tensor)
+
+    def whole(self, image: tv_tensors.Image) -> Tensor:
+        """The whole image (3, H, W) uint8 as the network sees it at test."""
+        size = self.size(*image.shape[-2:])
+        return self.normalise(TF.resize(image, size) if size != list(image.shape[-2:]) else image)
+
+
 class Augment:
     """Mirror, scale, crop and colour, in this order, then normalisation.
 
@@ -23,38 +57,28 @@ class Augment:
         settings: what to do; crops alone are always taken.
         crop: height and width of the result. Smaller images are padded at the right and bottom
             with the mean colour and ignored labels.
-        mean: of the channels, in [0, 1].
-        std: of the channels, in [0, 1].
-        subsampling: shrinks image and labels by this factor, besides ``settings.scale``.
+        view: how the network sees an image; ``settings.scale`` multiplies its size.
     """
 
-    def __init__(
-        self,
-        settings: Augmentation,
-        crop: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        subsampling: int = 1,
-    ):
+    def __init__(self, settings: Augmentation, crop: tuple[int, int], view: NetworkInput):
         self.settings = settings
         self.crop = crop
-        self.mean, self.std = list(mean), list(std)
-        self.subsampling = subsampling
+        self.view = view
         self.jitter = _jitter(settings.colour) if settings.colour is not None else None
 
     def __call__(self, image: tv_tensors.Image, labels: tv_tensors.Mask) -> tuple[Tensor, tv_tensors.Mask]:
         """Image (3, H, W) and labels (H, W), uint8, to a normalised crop (3, h, w) and its labels."""
         if self.settings.mirror and torch.rand(()) < 0.5:
             image, labels = TF.horizontal_flip(image), TF.horizontal_flip(labels)
-        factor = self._scale() / self.subsampling
-        if factor != 1:
-            size = [max(1, round(side * factor)) for side in labels.shape]
+        height, width = labels.shape
+        size = self.view.size(height, width, self._scale())
+        if size != [height, width]:
             image, labels = TF.resize(image, size), TF.resize(labels, size)
         image, labels = self._pad(image, labels)
         image, labels = self._crop(image, labels)
         if self.jitter is not None:
             image = self.jitter(image)
-        return normalise(image, self.mean, self.std), labels
+        return self.view.normalise(image), labels
 
     def _scale(self) -> float:
         if self.settings.scale is None:
@@ -68,7 +92,7 @@ class Augment:
         missing = [max(0, want - have) for want, have in zip(self.crop, labels.shape, strict=True)]
         if any(missing):
             padding = [0, 0, missing[1], missing[0]]
-            image = TF.pad(image, padding, fill=[round(255 * channel) for channel in self.mean])
+            image = TF.pad(image, padding, fill=[round(255 * channel) for channel in self.view.mean])
             labels = TF.pad(labels, padding, fill=IGNORE_LABEL)
         return image, labels
 
@@ -99,19 +123,3 @@ def _jitter(colour: ColourJitter) -> v2.Transform:
             for name, strength in strengths.items()
         ]
     )
-
-
-def evaluation_image(
-    image: tv_tensors.Image, mean: Sequence[float], std: Sequence[float], subsampling: int
-) -> Tensor:
-    """The whole image (3, H, W) uint8 as the network sees it at test."""
-    if subsampling > 1:
-        image = TF.resize(image, [max(1, round(side / subsampling)) for side in image.shape[-2:]])
-    return normalise(image, mean, std)
-
-
-def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 image (3, H, W) to zero mean and unit variance over the training images."""
-    scaled = TF.to_dtype(image, torch.float32, scale=True)
-    normalised: Tensor = TF.normalize(scaled, list(mean), list(std))
-    return normalised.as_subclass(Tensor)

@@ -108,7 +108,7 @@ def evaluate(
     seed_everything(0)
     settings, num_classes = run.profile.evaluation, len(data.classes)
     widths = sorted(settings.trimap_widths)
-    samples = EvaluationSamples(data, run.recipe.subsampling)
+    samples = EvaluationSamples(data, run.recipe)
     total = np.zeros((num_classes, num_classes), np.int64)
     bands = np.zeros((len(widths), num_classes, num_classes), np.int64)
     unguided_bands = np.zeros_like(bands)

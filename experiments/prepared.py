@@ -14,8 +14,9 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from experiments.augment import Augment, evaluation_image
+from experiments.augment import Augment, NetworkInput
 from experiments.datasets.base import DataError, LabelClass, Split, read_image, read_labels
+from experiments.recipes import Recipe
 
 PREPARED = Path("data/prepared")
 
@@ -27,6 +28,10 @@ class Sample:
     name: str
     image: Path
     labels: Path
+
+
+# Of ImageNet's images, red, green and blue: what timm's weights were trained with.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,15 @@ class PreparedDataset:
             },
         )
 
+    def network_input(self, recipe: Recipe) -> NetworkInput:
+        """How a network that is trained by the recipe sees this data set's images.
+
+        ImageNet weights get images as they were trained on; without them, the training images have
+        zero mean and unit variance.
+        """
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if recipe.pretrained else (self.mean, self.std)
+        return NetworkInput(mean, std, recipe.subsampling, recipe.short_side)
+
 
 class TrainingSamples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
     """A training run's endless stream of samples, by position.
@@ -118,9 +132,8 @@ class TrainingSamples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 class EvaluationSamples(Dataset[tuple[torch.Tensor, torch.Tensor, str]]):
     """The validation images as the network sees them, with labels at their own size."""
 
-    def __init__(self, data: PreparedDataset, subsampling: int):
-        self.data = data
-        self.subsampling = subsampling
+    def __init__(self, data: PreparedDataset, recipe: Recipe):
+        self.view = data.network_input(recipe)
         self.samples = data.samples["val"]
 
     def __len__(self) -> int:
@@ -130,7 +143,7 @@ class EvaluationSamples(Dataset[tuple[torch.Tensor, torch.Tensor, str]]):
         """Normalised image (3, h, w), labels (H, W) uint8, and the sample's name."""
         sample = self.samples[index]
         image, labels = read_pair(sample)
-        return evaluation_image(image, self.data.mean, self.data.std, self.subsampling), labels, sample.name
+        return self.view.whole(image), labels, sample.name
 
 
 def read_pair(sample: Sample) -> tuple[tv_tensors.Image, tv_tensors.Mask]:

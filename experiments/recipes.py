@@ -97,6 +97,9 @@ class Recipe(Strictly):
     augmentation: Augmentation = Augmentation()
     subsampling: Count = 1
     """The network sees the image at 1 / this of its size; it is scored at full size."""
+    short_side: Natural = 0
+    """The network sees the image resized to this shorter side (the longer one at most four times as long);
+    it is scored at full size. 0 leaves the size."""
     loss: Loss = Loss()
     pretrained: bool | str = True
     """ImageNet weights: ``true`` from the hub, a path to a local file, or ``false``."""
@@ -116,6 +119,7 @@ class RecipeOverrides(Strictly):
     scale: Interval | None = None
     """Replaces the factors of recipes that scale at all."""
     subsampling: Count | None = None
+    short_side: Natural | None = None
     ohem_min_kept: Count | None = None
     """Pixels that OHEM keeps at least: a number that only fits the paper's crop and batch."""
     pretrained: bool | str | None = None
@@ -124,7 +128,7 @@ class RecipeOverrides(Strictly):
         """The recipe as it is trained under this profile."""
         changed: dict[str, Any] = {
             name: value
-            for name in ("steps", "batch_size", "crop", "subsampling", "pretrained")
+            for name in ("steps", "batch_size", "crop", "subsampling", "short_side", "pretrained")
             if (value := getattr(self, name)) is not None
         }
         if recipe.optimizer in self.learning_rate:

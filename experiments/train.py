@@ -148,7 +148,7 @@ def _train_steps(
     """Takes the steps that are left, keeping ``state`` and its checkpoint up to date."""
     recipe, training = run.recipe, run.profile.training
     samples = TrainingSamples(
-        data, Augment(recipe.augmentation, recipe.crop, data.mean, data.std, recipe.subsampling), seed
+        data, Augment(recipe.augmentation, recipe.crop, data.network_input(recipe)), seed
     )
     batches = _batches(samples, recipe, training.workers, state.step, devices)
     progress = tqdm(

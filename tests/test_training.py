@@ -23,7 +23,7 @@ from torchvision import tv_tensors
 
 import models
 from experiments import command, schedules, sources, train
-from experiments.augment import Augment
+from experiments.augment import Augment, NetworkInput
 from experiments.optimizers import create_optimizer
 from experiments.prepared import PreparedDataset, TrainingSamples
 from experiments.recipes import Augmentation, ColourJitter, Loss, PolySchedule, Recipe, StepSchedule, Warmup
@@ -93,7 +93,7 @@ class TestOptimizer:
 
 def test_each_colour_changes_with_its_own_probability() -> None:
     settings = Augmentation(mirror=False, scale=None, colour=ColourJitter(probability=0.5, brightness=0.4))
-    augment = Augment(settings, (8, 8), [0.0] * 3, [1.0] * 3)
+    augment = Augment(settings, (8, 8), NetworkInput([0.0] * 3, [1.0] * 3))
     image = tv_tensors.Image(torch.full((3, 8, 8), 100, dtype=torch.uint8))
     labels = tv_tensors.Mask(torch.zeros(8, 8, dtype=torch.uint8))
     torch.manual_seed(0)
@@ -101,11 +101,33 @@ def test_each_colour_changes_with_its_own_probability() -> None:
     assert 70 < sum(changed) < 130
 
 
+class TestNetworkInput:
+    @pytest.mark.parametrize(
+        ("height", "width", "expected"),
+        [(512, 683, [512, 683]), (256, 256, [512, 512]), (1500, 1000, [768, 512]), (100, 800, [256, 2048])],
+    )
+    def test_a_short_side_is_mmsegmentations_rescaling(
+        self, height: int, width: int, expected: list[int]
+    ) -> None:
+        assert NetworkInput([0.5] * 3, [0.2] * 3, short_side=512).size(height, width) == expected
+
+    def test_subsampling_and_the_random_scale_multiply(self) -> None:
+        assert NetworkInput([0.5] * 3, [0.2] * 3, subsampling=2).size(100, 200, 0.5) == [25, 50]
+
+    def test_imagenet_weights_get_images_as_they_were_trained_on(self, prepared: World) -> None:
+        data = PreparedDataset.load("scenes")
+        black = tv_tensors.Image(torch.zeros(3, 4, 4, dtype=torch.uint8))
+        trained_before = data.network_input(recipe(pretrained=True)).whole(black)
+        assert trained_before[:, 0, 0].tolist() == pytest.approx([-2.1179, -2.0357, -1.8044], abs=1e-3)
+        from_scratch = data.network_input(recipe(pretrained=False))
+        assert (from_scratch.mean, from_scratch.std) == (data.mean, data.std)
+
+
 class TestStream:
     @pytest.fixture
     def samples(self, prepared: World) -> TrainingSamples:
         data = PreparedDataset.load("scenes")
-        augment = Augment(Augmentation(scale=(0.5, 2.0)), (16, 24), data.mean, data.std)
+        augment = Augment(Augmentation(scale=(0.5, 2.0)), (16, 24), NetworkInput(data.mean, data.std))
         return TrainingSamples(data, augment, seed=3)
 
     def test_an_epoch_holds_every_image_once_and_the_next_one_another_order(
@@ -130,7 +152,9 @@ class TestStream:
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_crops_have_the_crops_size_and_pad_with_ignored_labels(self, samples: TrainingSamples) -> None:
-        samples.augment = Augment(Augmentation(scale=(0.5, 0.5)), (32, 64), [0.5] * 3, [0.2] * 3)
+        samples.augment = Augment(
+            Augmentation(scale=(0.5, 0.5)), (32, 64), NetworkInput([0.5] * 3, [0.2] * 3)
+        )
         image, labels, _ = samples[0]
         assert image.shape == (3, 32, 64)
         assert labels.shape == (32, 64)
@@ -140,7 +164,7 @@ class TestStream:
     def test_image_and_labels_are_mirrored_together(self, prepared: World) -> None:
         data = PreparedDataset.load("scenes")
         plain, mirrored = (
-            Augment(Augmentation(mirror=mirror, scale=None), (32, 64), data.mean, data.std)
+            Augment(Augmentation(mirror=mirror, scale=None), (32, 64), NetworkInput(data.mean, data.std))
             for mirror in (False, True)
         )
         samples = TrainingSamples(data, plain, seed=0)
