@@ -7,12 +7,16 @@ deep, with their ``channels`` and ``strides``.
 from __future__ import annotations
 
 import difflib
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import timm
+import torch
+from timm.models import load_state_dict
 from torch import Tensor, nn
 
 
@@ -89,6 +93,8 @@ def create(
         network: Backbone = drn.DRN(name, levels, pretrained)
         return network
     if name in _DEEP_STEM:
+        if pretrained is True:
+            raise no_imagenet_weights(name)
         options = {"stem_type": "deep", "stem_width": 64, **options}
         name = _DEEP_STEM[name]
     return TimmBackbone(name, levels, pretrained, **options)
@@ -108,12 +114,17 @@ def timm_model(name: str, pretrained: bool | str, **options: Any) -> nn.Module:
     """``timm.create_model`` with ImageNet weights from the hub, from a local file, or none.
 
     Raises:
+        ValueError: the file cannot be read or holds the weights of another model, or timm knows no
+            weights of this one.
         FileNotFoundError: ``pretrained`` is a path and there is no file.
         ConnectionError: ``pretrained`` is true and the hub cannot be reached.
     """
     if isinstance(pretrained, str):
-        check_weight_file(pretrained)
+        read_weights(pretrained)
+        _check_fits(name, pretrained, options)
         options["pretrained_cfg_overlay"] = {"file": pretrained}
+    elif pretrained and not timm.is_model_pretrained(name):
+        raise no_imagenet_weights(name)
     try:
         model: nn.Module = timm.create_model(name, pretrained=bool(pretrained), **options)
     except Exception as error:
@@ -124,10 +135,54 @@ def timm_model(name: str, pretrained: bool | str, **options: Any) -> nn.Module:
     return model
 
 
-def check_weight_file(path: str) -> None:
-    """Raises ``FileNotFoundError`` unless there is a file of backbone weights at the path."""
+def read_weights(path: str) -> dict[str, Tensor]:
+    """The tensors of a local weight file, by name.
+
+    Raises:
+        FileNotFoundError: there is no file at the path.
+        ValueError: it cannot be read as weights.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"backbone weights: no file {path!r}")
+    try:
+        tensors: dict[str, Tensor] = load_state_dict(path)
+    except Exception as error:  # what a broken file raises depends on how it is broken
+        raise ValueError(f"backbone weights: {path!r} cannot be read as weights") from error
+    return tensors
+
+
+def _check_fits(name: str, path: str, options: dict[str, Any]) -> None:
+    """Raises ``ValueError``, with the first tensor that differs, unless the file is of this model.
+
+    timm itself is strict with whole classifiers alone, and takes what fits of any file for the rest.
+    """
+    whole = {k: v for k, v in options.items() if k not in ("features_only", "out_indices", "num_classes")}
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that nothing is copied to this device
+            timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": path}, **whole)
+    except (RuntimeError, AttributeError, KeyError) as error:
+        problems = [" ".join(line.split()) for line in str(error).splitlines()]
+        # The first line of load_state_dict's error only announces the others. Before it, timm looks
+        # for the first convolution, which a deep stem has inside another module.
+        problem = (
+            "the stem differs" if not isinstance(error, RuntimeError) else problems[min(1, len(problems) - 1)]
+        )
+        classifier = timm.get_pretrained_cfg_value(name, "classifier")
+        heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+        missing = re.findall(r'"([^"]+)"', problem) if problem.startswith("Missing key") else []
+        if missing and len(problems) == 2 and all(key.startswith(heads) for key in missing):
+            return  # only the classifier, which nothing here uses
+        found = problem.rstrip(".") if len(problem) < 160 else f"{problem[:150]} ..."
+        raise ValueError(
+            f"backbone weights: {path!r} does not hold the weights of {name!r} ({found}); "
+            "give the file of this backbone, or set 'pretrained' to false"
+        ) from error
+
+
+def no_imagenet_weights(name: str) -> ValueError:
+    """What to raise when nobody has published ImageNet weights of ``name``."""
+    return ValueError(f"there are no ImageNet weights of {name!r}; set 'pretrained' to false")
 
 
 def unreachable_hub(name: str, error: Exception) -> ConnectionError:

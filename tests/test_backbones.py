@@ -78,6 +78,48 @@ def test_a_timm_backbone_takes_weights_from_a_local_file(tmp_path: Path) -> None
     assert all(torch.equal(own[f"trunk.{key}"], value) for key, value in expected.items())
 
 
+def test_a_weight_file_without_a_classifier_will_do(tmp_path: Path) -> None:
+    path = str(tmp_path / "weights.pth")
+    trained = timm.create_model("resnet10t").state_dict()
+    torch.save({key: value for key, value in trained.items() if not key.startswith("fc.")}, path)
+    backbones.create("resnet10t", pretrained=path)
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "named"),
+    [
+        ("resnet18", "resnet34", "layer1.2"),
+        ("resnet18", "resnet26", "layer1.0"),
+        ("resnet18s", "resnet18", "the stem differs"),
+        ("resnet34", "resnet18", "layer1.2"),
+    ],
+)
+def test_a_weight_file_of_another_model_is_refused_in_a_line(
+    tmp_path: Path, name: str, of: str, named: str
+) -> None:
+    path = str(tmp_path / "weights.pth")
+    torch.save(timm.create_model(of).state_dict(), path)
+    with pytest.raises(
+        ValueError, match=rf"weights\.pth' does not hold the weights of '{name[:8]}'"
+    ) as refused:
+        backbones.create(name, pretrained=path)
+    assert named in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18s", "drn_d_22"])
+def test_a_file_that_is_no_weight_file_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_text("not weights")
+    with pytest.raises(ValueError, match=r"weights\.pth' cannot be read as weights"):
+        backbones.create(name, pretrained=str(path))
+
+
+def test_a_model_without_published_weights_says_so() -> None:
+    with pytest.raises(ValueError, match="there are no ImageNet weights of 'resnet18s'"):
+        backbones.create("resnet18s", pretrained=True)
+
+
 def test_an_unreachable_hub_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*arguments: object, **options: object) -> None:
         raise OSError(f"no route to the hub\nfor {arguments} {options}")

@@ -303,7 +303,7 @@ def test_attention_is_windowed_or_global_as_the_authors_rule_or_the_option_says(
         ({"attention": "local"}, "attention is 'local'; expected one of auto, window, global"),
         ({"prior_weight": -0.1}, "prior_weight is -0.1"),
         ({"drop_path": 1.0}, "drop_path is 1.0"),
-        ({"pretrained": True}, "'swin_nano' has no ImageNet weights"),
+        ({"pretrained": True}, "no ImageNet weights of 'swin_nano'"),
     ],
 )
 def test_a_value_that_the_model_cannot_take_gets_one_line(options: dict[str, Any], message: str) -> None:

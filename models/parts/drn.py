@@ -33,11 +33,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from timm.models import load_state_dict
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-from models.backbones import Backbone, check_weight_file, unreachable_hub
+from models.backbones import Backbone, no_imagenet_weights, read_weights, unreachable_hub
 from models.layers import ConvNormAct
 
 
@@ -171,17 +170,12 @@ def _stage(variant: _Variant, index: int, in_channels: int) -> tuple[nn.Module, 
 def _imagenet_weights(name: str, source: bool | str) -> Mapping[str, Tensor]:
     """The tensors of a local file (its path) or of the authors' (``True``)."""
     if isinstance(source, str):
-        check_weight_file(source)
-        try:
-            tensors: Mapping[str, Tensor] = load_state_dict(source)
-        except Exception as error:  # what a broken file raises depends on how it is broken
-            raise ValueError(f"backbone weights: {source!r} cannot be read as weights") from error
-        return tensors
+        return read_weights(source)
     file_name = _VARIANTS[name].weights
     if file_name is None:
-        raise ValueError(f"there are no ImageNet weights of {name!r}; set 'pretrained' to false")
+        raise no_imagenet_weights(name)
     try:
-        tensors = torch.hub.load_state_dict_from_url(
+        tensors: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
             _WEIGHTS_ROOT + file_name, map_location="cpu", check_hash=True, weights_only=True
         )
     except (OSError, RuntimeError) as error:

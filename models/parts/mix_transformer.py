@@ -5,13 +5,12 @@ Importing ``transformers`` takes seconds, so only what builds one does it.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.backbones import read_weights, unreachable_hub
 from models.parts.hierarchical import HierarchicalTransformer
 
 DEPTHS = {
@@ -94,17 +93,15 @@ def segformer_encoder(name: str, pretrained: bool | str, drop_path: float) -> An
     name_on_hub: str | None = f"nvidia/{name.replace('_', '-')}"
     weights = None
     if isinstance(pretrained, str):
-        if not Path(pretrained).is_file():
-            raise FileNotFoundError(f"backbone weights: no file {pretrained!r}")
-        name_on_hub, weights = None, load_state_dict(pretrained)
+        name_on_hub, weights = None, read_weights(pretrained)
     load: Any = SegformerModel.from_pretrained
     try:
         model, report = load(name_on_hub, config=config, state_dict=weights, output_loading_info=True)
     except OSError as error:
-        raise ConnectionError(
-            f"ImageNet weights of {name!r} could not be fetched from the model hub "
-            f"({type(error).__name__}); download the file elsewhere and give its path as 'pretrained', or "
-            "set it to false"
+        raise unreachable_hub(name, error) from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"backbone weights: {pretrained!r} does not hold the weights of {name!r}: tensors differ in shape"
         ) from error
     if missing := report["missing_keys"]:
         raise ValueError(f"backbone weights {pretrained!r}: nothing in it for {min(missing)!r}")

@@ -125,7 +125,7 @@ class Swin(HierarchicalTransformer):
     def __init__(self, name: str, pretrained: bool | str = False, drop_path: float = 0.0):
         super().__init__()
         if name == NANO and pretrained is True:
-            raise ValueError(f"pretrained is true, but {NANO!r} has no ImageNet weights; set it to false")
+            raise backbones.no_imagenet_weights(NANO)
         model: Any = backbones.timm_model(
             "swin_tiny_patch4_window7_224" if name == NANO else name,
             pretrained,
