@@ -73,6 +73,9 @@ def create(name: str, num_classes: int, **options: Any) -> Segmenter:
 def load_released(model: Segmenter, state_dict: dict[str, Tensor]) -> None:
     """Loads a checkpoint that the paper's authors released, under their parameter names.
 
+    The images have to be what the authors feed theirs: RGB, for SeMask with ImageNet's mean and
+    deviation, for AlignSeg from 0 to 255 less the mean alone.
+
     Args:
         model: a model built by ``create`` in the configuration of the checkpoint.
         state_dict: the checkpoint's tensors, in the authors' names.
@@ -82,29 +85,36 @@ def load_released(model: Segmenter, state_dict: dict[str, Tensor]) -> None:
             left over or has another shape; the message names it. The model is then unchanged.
     """
     rename = getattr(model, "released_names", None)
+    name = type(model).__name__
     if rename is None:
-        raise ValueError(f"{type(model).__name__}: its authors' checkpoint format is not known")
-    renamed = {}
-    for key, tensor in state_dict.items():
-        ours = rename(key)
-        if ours is None:
-            raise ValueError(f"released checkpoint: {key!r} has no counterpart in {type(model).__name__}")
-        if ours:  # not "": a tensor that follows from the configuration, such as an index table
-            renamed[ours] = tensor
+        raise ValueError(f"{name}: its authors' checkpoint format is not known")
     own = model.state_dict()
+    renamed: dict[str, Tensor] = {}
+    theirs: dict[str, str] = {}
+    for key, tensor in state_dict.items():
+        if not isinstance(tensor, Tensor):
+            hint = "; give what stands under 'state_dict'" if "state_dict" in state_dict else ""
+            raise ValueError(
+                f"released checkpoint: {key!r} holds a {type(tensor).__name__}, expected a tensor{hint}"
+            )
+        ours = rename(key)
+        if ours is None or (ours and ours not in own):
+            raise ValueError(f"released checkpoint: {key!r} has no counterpart in this {name}")
+        if ours:  # not "": a tensor that follows from the configuration, such as an index table
+            renamed[ours], theirs[ours] = tensor, key
     for key, tensor in own.items():
         if key.endswith("num_batches_tracked"):  # absent from checkpoints older than PyTorch 0.4.1
             renamed.setdefault(key, tensor)
         if key not in renamed:
-            raise ValueError(f"released checkpoint: nothing in it for {key!r}")
-        if renamed[key].shape != tensor.shape:
-            raise ValueError(
-                f"released checkpoint: {key!r} has shape {tuple(renamed[key].shape)}, "
-                f"the model needs {tuple(tensor.shape)} ({model.num_classes} classes)"
-            )
-    for key in renamed:
-        if key not in own:
-            raise ValueError(f"released checkpoint: {key!r} is not part of the model")
+            raise ValueError(f"released checkpoint: nothing in it for {key!r} of this {name}")
+    for key, tensor in own.items():
+        found, expected = tuple(renamed[key].shape), tuple(tensor.shape)
+        if found == expected:
+            continue
+        message = f"released checkpoint: {theirs[key]!r} has shape {found}, the model needs {expected}"
+        if found[1:] == expected[1:] and expected[0] == model.num_classes:
+            message += f"; create the model with num_classes={found[0]} instead of {expected[0]}"
+        raise ValueError(message)
     model.load_state_dict(renamed)
 
 

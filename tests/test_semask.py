@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -400,12 +401,16 @@ def test_a_released_checkpoint_that_does_not_fit_is_refused_by_name() -> None:
     del missing["backbone.layers.3.semantic_layer.class_injection.0.gamma"]
     with pytest.raises(ValueError, match=r"semantic_layers\.4\.attention\.lambda_"):
         models.load_released(model, missing)
-    with pytest.raises(ValueError, match=r"stages\.4\.downsample"):  # a fourth merging
-        models.load_released(model, released() | {"backbone.layers.3.downsample.norm.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"'decode_head\.auxiliary\.weight'"):
-        models.load_released(model, released() | {"decode_head.auxiliary.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"7.*5 classes"):
+    for extra in ("backbone.layers.3.downsample.norm.weight", "decode_head.auxiliary.weight"):
+        with pytest.raises(ValueError, match=rf"'{re.escape(extra)}' has no counterpart in this SeMask"):
+            models.load_released(model, released() | {extra: torch.zeros(1)})
+    classes = r"class_injection.*\(7, 32\).*num_classes=7 instead of 5"
+    with pytest.raises(ValueError, match=classes):
         models.load_released(model, released(num_classes=7))
+    with pytest.raises(ValueError, match=r"'decode_head\.conv_seg\.bias' has shape \(4, 4\).*needs \(5,\)$"):
+        models.load_released(model, released() | {"decode_head.conv_seg.bias": torch.zeros(4, 4)})
+    with pytest.raises(ValueError, match="'meta' holds a dict.*stands under 'state_dict'"):
+        models.load_released(model, {"meta": {}, "state_dict": released()})  # type: ignore[dict-item]
     assert torch.equal(model.state_dict()["decoder.classifier.weight"], before)
 
 
