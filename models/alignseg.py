@@ -97,6 +97,10 @@ class AlignSeg(Segmenter):
     (level ``8``, ``16``, ``32``, ``context``) in pixels of the 1/4 map, ``offset_aligncm`` in
     pixels of the 1/32 map.
 
+    Any height and width works in evaluation mode. In training, batch norm needs more than one value per
+    channel: a batch of one has to be larger than 32 pixels on a side, and a context that pools the map to
+    one pixel (``gap``, ``ppm``, ``aspp``, ``context_size=1``) takes two images or more.
+
     Args:
         num_classes: K, at least 1.
         backbone: with the deep stem of the authors (``resnet101s``, ``resnet50s``, ``resnet18s``)
@@ -168,13 +172,13 @@ class AlignSeg(Segmenter):
         if self.context is not None:
             context, offsets = self.context(features[-1])
             features.append(context)
-            maps.update((f"offset_{name}", field) for name, field in offsets.items())
+            maps.update((f"offset_{name}", field.detach()) for name, field in offsets.items())
 
         # Features leave the list as they are used: at 1024 x 2048 each is up to 135 MB.
         running = self.refine(features.pop(0))
         for level, step in self.align_fa.items():
             running, offsets = step(running, features.pop(0))
-            maps.update((f"offset_{level}_{name}", field) for name, field in offsets.items())
+            maps.update((f"offset_{level}_{name}", field.detach()) for name, field in offsets.items())
             if level == "16" and self.auxiliary_head is not None and self.training:
                 # Upsampled here because the authors align the corners, which the loss does not.
                 auxiliary["auxiliary"] = upsample(self.auxiliary_head(running), size, align_corners=True)

@@ -362,7 +362,7 @@ def _check_options(
             raise ValueError(f"{option} is {value!r}; expected one of {', '.join(choices)}")
     if branch_ratio not in BRANCH_RATIOS:
         raise ValueError(
-            f"branch_ratio is {branch_ratio}; expected 2, 4 or 8, which divide the medium branch's stride 8"
+            f"branch_ratio is {branch_ratio!r}; expected 2, 4 or 8, which divide the medium branch's stride 8"
         )
     if auxiliary_weight < 0:
         raise ValueError(

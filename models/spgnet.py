@@ -81,7 +81,7 @@ class SPGNet(Segmenter):
             channels at 1/4 (see the module's docstring).
         checkpoint: recompute activations in the backward pass: the same gradients for less memory and
             one more forward pass. Two ResNet-50 stages at 769 x 769, one image, float32, 19 classes need
-            3.39 GiB for weights, gradients and activations, and 1.18 GiB with it (counted, no workspace).
+            3.36 GiB for weights, gradients and activations, and 1.14 GiB with it (counted, no workspace).
 
     Raises:
         ValueError: a value outside these ranges, or an encoder without the four levels.

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT, World, tiny_params
 
@@ -228,6 +230,21 @@ def test_the_projects_own_params_are_valid_in_every_profile(profile: str, tmp_pa
     for key, experiment in params.experiments.items():
         assert params.run(key).dataset in datasets.names()
         assert experiment.model in models.names()
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_experiment_builds_and_runs_in_every_profile(name: str, tmp_path: Path) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    networks: dict[str, config.Run] = {}
+    for profile in params["profiles"]:
+        loaded = load(params | {"profile": profile}, tmp_path)
+        runs = [loaded.run(key) for key, entry in loaded.experiments.items() if entry.model == name]
+        networks |= {json.dumps(run.options, sort_keys=True): run for run in runs}
+    for run in networks.values():
+        with torch.device("meta"):
+            model = models.create(name, 11, **run.options).eval().requires_grad_(False)
+            logits = model(torch.zeros(1, 3, 64, 96)).logits
+        assert logits.shape == (1, 11, 64, 96), (run.profile_name, run.key)
 
 
 @pytest.mark.parametrize("model", models.names())

@@ -95,6 +95,9 @@ def test_the_report_shows_every_figure_and_table(first: Clone) -> None:
 def test_metrics_and_plots_are_declared(first: Clone) -> None:
     assert "results/evaluate/gun-small.json" in first.dvc("metrics", "show")
     assert "index.html" in first.dvc("plots", "show")
+    columns = (first.folder / "results/summary.csv").read_text().splitlines()[0].split(",")
+    (plot,) = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    assert {plot["results/summary.csv"]["x"], plot["results/summary.csv"]["y"]} <= set(columns)
 
 
 def test_a_second_run_runs_nothing_and_a_change_runs_what_it_concerns(first: Clone) -> None:

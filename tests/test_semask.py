@@ -409,7 +409,7 @@ def test_a_released_checkpoint_that_does_not_fit_is_refused_by_name() -> None:
         models.load_released(model, released(num_classes=7))
     with pytest.raises(ValueError, match=r"'decode_head\.conv_seg\.bias' has shape \(4, 4\).*needs \(5,\)$"):
         models.load_released(model, released() | {"decode_head.conv_seg.bias": torch.zeros(4, 4)})
-    with pytest.raises(ValueError, match="'meta' holds a dict.*stands under 'state_dict'"):
+    with pytest.raises(ValueError, match=r"'meta' holds a dict.*stands under 'state_dict'"):
         models.load_released(model, {"meta": {}, "state_dict": released()})  # type: ignore[dict-item]
     assert torch.equal(model.state_dict()["decoder.classifier.weight"], before)
 
