@@ -8,30 +8,33 @@ from __future__ import annotations
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from side_by_side import time_beside
 
 from experiments.losses import LOSSES
 from models.alignseg import AlignSeg, Shifted
 from models.segmenter import IGNORE_LABEL
 
+ALIGN_FA: tuple[Shifted, Shifted] = ("both", "none")
 
-@pytest.mark.parametrize("align_fa", ["none", "both"])
-def test_inference_with_and_without_alignment(benchmark: BenchmarkFixture, align_fa: Shifted) -> None:
-    model = AlignSeg(19, align_fa=align_fa).eval()
-    images = torch.randn(1, 3, 256, 512)
+
+def test_inference_beside_bilinear_upsampling(benchmark: BenchmarkFixture) -> None:
+    model, plain = AlignSeg(19).eval(), AlignSeg(19, align_fa="none").eval()
+    images = torch.randn(1, 3, 1024, 2048)
     with torch.inference_mode():
-        benchmark.pedantic(model, (images,), rounds=5, warmup_rounds=1)
+        time_beside(
+            benchmark, lambda: model(images), lambda: plain(images), than="bilinear upsampling", rounds=3
+        )
 
 
-@pytest.mark.parametrize("align_fa", ["none", "both"])
-def test_a_training_step_with_and_without_alignment(benchmark: BenchmarkFixture, align_fa: Shifted) -> None:
-    model = AlignSeg(19, backbone="resnet18s", align_fa=align_fa).train()
+def test_a_training_step_beside_bilinear_upsampling(benchmark: BenchmarkFixture) -> None:
     images, labels = torch.randn(4, 3, 64, 128), torch.randint(19, (4, 64, 128))
 
-    def step() -> None:
+    def step(model: AlignSeg) -> None:
         terms = model.loss(model(images), labels)
         torch.stack(list(terms.values())).sum().backward()
 
-    benchmark.pedantic(step, rounds=10, warmup_rounds=2)
+    model, plain = (AlignSeg(19, backbone="resnet18s", align_fa=fa).train() for fa in ALIGN_FA)
+    time_beside(benchmark, lambda: step(model), lambda: step(plain), than="bilinear upsampling", rounds=10)
 
 
 @pytest.mark.parametrize("name", ["cross-entropy", "ohem"])
