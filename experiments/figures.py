@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -155,8 +156,12 @@ def gallery(rows: Sequence[Mapping[str, Pixels]], classes: Sequence[LabelClass])
     """
     height, width = next(iter(rows[0].values())).shape[:2]
     across = len(rows[0])
+    # Room, in inches, for titles between the rows.
+    changing = [title for row, above in itertools.pairwise(rows) for title in row.keys() - above.keys()]
+    between = 0.1 + 0.13 * max((1 + title.count("\n") for title in changing), default=0)
+    tall = 1.9 * height / width
     with plt.rc_context({**_STYLE, "axes.grid": False}):
-        size = (1.9 * across, 1.9 * height / width * len(rows) + 1.1)
+        size = (1.9 * across, tall * len(rows) + between * (len(rows) - 1) + 1.1)
         figure, axes = plt.subplots(len(rows), across, squeeze=False, figsize=size)
         above = [""] * across
         for i, row in enumerate(rows):
@@ -170,9 +175,14 @@ def gallery(rows: Sequence[Mapping[str, Pixels]], classes: Sequence[LabelClass])
             plt.Rectangle((0, 0), 1, 1, color=np.array(c.colour) / 255, label=c.name) for c in classes[:30]
         ]
         per_line = max(3, min(10, 2 * across))
-        figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.06), ncols=per_line,
-                      fontsize=7, frameon=False)  # fmt: skip
-        figure.subplots_adjust(left=0.01, right=0.99, top=0.92, bottom=0.08, wspace=0.03, hspace=0.12)
+        figure.legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.5 / size[1]), ncols=per_line,
+            fontsize=7, frameon=False,
+        )  # fmt: skip
+        figure.subplots_adjust(
+            left=0.01, right=0.99, top=1 - 0.5 / size[1], bottom=0.6 / size[1], wspace=0.03,
+            hspace=between / tall,
+        )  # fmt: skip
     return figure
 
 

@@ -29,7 +29,7 @@ def pictures(
     drawn: dict[str, Pixels] = {}
     counts = np.bincount(labels[labels != IGNORE_LABEL], minlength=len(classes))
     frequent = np.argsort(-counts, kind="stable")[:_CLASSES_SHOWN]
-    for name, half in sorted(maps.items()):
+    for name, half in sorted(maps.items(), key=_by_number):
         values, title = half.astype(np.float32), name.replace("_", " ")
         if name.startswith("offset"):
             longest = float(np.hypot(*values).max())
@@ -42,6 +42,11 @@ def pictures(
         else:
             drawn[title] = colourise(values.argmax(0).astype(np.uint8), classes)
     return drawn
+
+
+def _by_number(item: tuple[str, object]) -> list[tuple[int, str]]:
+    """Sorts ``offset_8`` before ``offset_16``: numbers by value, before words."""
+    return [(int(part), "") if part.isdigit() else (10**9, part) for part in item[0].split("_")]
 
 
 def offset_colours(offsets: NDArray[np.float32]) -> Pixels:

@@ -46,3 +46,12 @@ def test_an_offset_says_how_long_it_is() -> None:
 
 def test_ignored_pixels_are_black() -> None:
     assert maps.colourise(np.array([[255, 0]], np.uint8), CLASSES).tolist() == [[[0, 0, 0], [10, 20, 30]]]
+
+
+def test_levels_are_drawn_from_shallow_to_deep() -> None:
+    names = ["offset_16_deep", "offset_32_deep", "offset_8_deep", "offset_aligncm"]
+    fields = {name: np.ones((2, 3, 4), np.float16) for name in names}
+    drawn = maps.pictures(fields, np.zeros((3, 4), np.uint8), CLASSES)
+    assert [title.split("\n")[0] for title in drawn] == [
+        "offset 8 deep", "offset 16 deep", "offset 32 deep", "offset aligncm"
+    ]  # fmt: skip
