@@ -15,7 +15,8 @@ from experiments.datasets.base import IGNORE_LABEL, DataError, Pixels
 from experiments.datasets.cityscapes_classes import CLASSES
 from experiments.datasets.scenes import Scenes, draw_scene
 from experiments.street import traffic
-from experiments.street.canvas import Canvas, Light, View
+from experiments.street.camera import Light, View
+from experiments.street.canvas import Canvas
 from experiments.street.dice import Dice
 from experiments.street.labels import BUS, CAR, PERSON, ROAD, SKY, TRUCK
 from experiments.street.painting import Thing, paint_from_far

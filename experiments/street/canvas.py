@@ -1,4 +1,4 @@
-"""A camera, its light, and a picture of materials that is painted from far to near.
+"""A picture of materials that is painted from far to near.
 
 World coordinates are metres: ``x`` to the right of the camera's path, ``y`` up from the ground, ``z``
 ahead. The road may bend; ``x`` follows the bend, so that a thing is placed by its distance from the
@@ -10,7 +10,6 @@ Only +, -, *, /, square roots and rounding are used, which are exact to the bit 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, floor
 from typing import Any
@@ -19,10 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.datasets.base import Pixels
+from experiments.street.camera import Colour, Light, View
 from experiments.street.dice import Dice
-
-Colour = tuple[float, float, float]
-"""Red, green and blue in [0, 255]."""
 
 Floats = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
@@ -32,54 +29,6 @@ SHADE = 1
 
 _LOOKS = 10  # numbers that describe a material
 _FAR = 400.0  # metres; the ground's rows next to the horizon are not looked at any farther
-
-
-@dataclass(frozen=True)
-class View:
-    """Where the camera looks, in parts of the picture; so a scene is the same at every size.
-
-    Attributes:
-        horizon: the horizon's row / H.
-        vanishing: the column / W that the road runs towards.
-        eye: height of the camera in metres.
-        bend: sideways metres per squared metre ahead.
-    """
-
-    horizon: float
-    vanishing: float
-    eye: float
-    bend: float
-
-
-@dataclass(frozen=True)
-class Light:
-    """Time of day and weather.
-
-    Attributes:
-        sun: -1 left, 1 right, 0 overcast.
-        ahead: the sun stands ahead: what faces the camera lies in the shade.
-        direct: factors of the three channels in the light.
-        shade: factors of the three channels in the shade.
-        haze: colour that distance turns to.
-        visibility: metres at which half of a colour is haze.
-        noise: standard deviation of the sensor's noise, in steps of 255.
-    """
-
-    sun: int
-    ahead: bool
-    direct: Colour
-    shade: Colour
-    haze: Colour
-    visibility: float
-    noise: float
-
-
-def vary(dice: Dice, colour: Colour, contrast: float = 0.18) -> Colour:
-    """A colour near ``colour``: brighter or darker, and a little off in hue."""
-    gain = dice.between(1 - contrast, 1 + contrast)
-    hue = contrast * dice.between(-0.25, 0.25)
-    red, green, blue = colour
-    return red * gain * (1 + hue), green * gain, blue * gain * (1 - hue)
 
 
 class Canvas:

@@ -9,7 +9,8 @@ from typing import Literal
 
 from experiments.datasets.base import IGNORE_LABEL
 from experiments.street import roadside, traffic
-from experiments.street.canvas import Canvas, Colour, vary
+from experiments.street.camera import Colour, vary
+from experiments.street.canvas import Canvas
 from experiments.street.dice import Dice
 from experiments.street.labels import BUILDING, ROAD, SIDEWALK, SKY, TERRAIN, VEGETATION
 from experiments.street.plan import CROSSING, LANE, Kind, Side, Street

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.street.canvas import Colour, Light, View
+from experiments.street.camera import Colour, Light, View
 from experiments.street.dice import Dice
 
 Kind = Literal["city", "avenue", "residential", "outskirts"]

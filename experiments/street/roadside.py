@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from experiments.datasets.base import IGNORE_LABEL
-from experiments.street.canvas import SHADE, Canvas, Colour, vary
+from experiments.street.camera import Colour, vary
+from experiments.street.canvas import SHADE, Canvas
 from experiments.street.dice import Dice
 from experiments.street.labels import BUILDING, FENCE, POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN, VEGETATION, WALL
 

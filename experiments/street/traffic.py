@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.street.canvas import Canvas, Colour, vary
+from experiments.street.camera import Colour, vary
+from experiments.street.canvas import Canvas
 from experiments.street.dice import Dice
 from experiments.street.labels import BICYCLE, BUS, CAR, MOTORCYCLE, PERSON, RIDER, ROAD, TRAIN, TRUCK
 
