@@ -20,9 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from tqdm import tqdm
 
 import models
-from experiments import command, config, datasets, memo, sources, storage
-from experiments.command import StageError
-from experiments.config import Params
+from experiments import datasets
+from experiments.config import params as config
+from experiments.config.params import Params
+from experiments.running import command, memo, sources, storage
+from experiments.running.command import StageError
 
 COMPLEXITY = Path("results/complexity.csv")
 MEMO = Path("results/complexity")

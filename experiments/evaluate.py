@@ -23,14 +23,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import models
-from experiments import command, config, metrics, storage
-from experiments.command import StageError
-from experiments.config import Run
-from experiments.devices import Devices, open_devices, seed_everything
-from experiments.prepared import EvaluationSamples, PreparedDataset
+from experiments.config import params as config
+from experiments.config.params import Run
+from experiments.running import command, storage
+from experiments.running.command import StageError
+from experiments.running.devices import Devices, open_devices, seed_everything
+from experiments.samples.prepared import EvaluationSamples, PreparedDataset
+from experiments.scoring import metrics
 from experiments.train import TRAIN
 from models import Segmenter
-from models.layers import upsample
+from models.parts.layers import upsample
 
 EVALUATE = Path("results/evaluate")
 PREDICTIONS = Path("results/predictions")

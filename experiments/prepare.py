@@ -19,9 +19,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from experiments import command, config, datasets, storage
+from experiments import datasets
+from experiments.config import params as config
 from experiments.datasets.base import IGNORE_LABEL, SPLITS, DataError, Dataset, Pixels, Split
-from experiments.prepared import PREPARED
+from experiments.running import command, storage
+from experiments.samples.prepared import PREPARED
 
 
 @dataclass

@@ -12,11 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
-from experiments import command, config, figures, maps, storage
-from experiments.config import Params
+from experiments.config import params as config
+from experiments.config.params import Params
 from experiments.datasets.base import Pixels, read_image, read_labels
 from experiments.evaluate import EVALUATE, PREDICTIONS
-from experiments.prepared import PreparedDataset
+from experiments.reporting import figures, maps
+from experiments.running import command, storage
+from experiments.samples.prepared import PreparedDataset
 from experiments.speed import SPEED
 from experiments.tables import SUMMARY, TABLES, provenance_line
 from experiments.train import TRAIN
@@ -195,7 +197,7 @@ def _maps(data: PreparedDataset, key: str) -> Figure | None:
 
 def _page(params: Params, summary: pd.DataFrame, sections: list[Section]) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "reporting/templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )

@@ -19,11 +19,13 @@ from torch import nn
 from tqdm import tqdm
 
 import models
-from experiments import command, config, datasets, memo, sources, storage
-from experiments.command import StageError
-from experiments.config import Params, Speed
-from experiments.devices import Devices, open_devices, seed_everything
-from experiments.provenance import provenance
+from experiments import datasets
+from experiments.config import params as config
+from experiments.config.params import Params, Speed
+from experiments.running import command, memo, sources, storage
+from experiments.running.command import StageError
+from experiments.running.devices import Devices, open_devices, seed_everything
+from experiments.running.provenance import provenance
 
 SPEED = Path("results/speed.csv")
 MEMO = Path("results/speed")

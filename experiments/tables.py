@@ -15,11 +15,13 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import command, config, published, storage
-from experiments.command import StageError
 from experiments.complexity import COMPLEXITY
-from experiments.config import Params
+from experiments.config import params as config
+from experiments.config.params import Params
 from experiments.evaluate import EVALUATE
+from experiments.reporting import published
+from experiments.running import command, storage
+from experiments.running.command import StageError
 from experiments.speed import SPEED
 
 SUMMARY = Path("results/summary.csv")

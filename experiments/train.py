@@ -26,22 +26,32 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import models
-from experiments import command, config, losses, sources, storage
-from experiments.augment import Augment
-from experiments.command import StageError
-from experiments.config import Run
-from experiments.devices import Devices, open_devices, seed_everything
-from experiments.optimizers import create_optimizer
-from experiments.prepared import PreparedDataset, TrainingSamples
-from experiments.provenance import provenance
-from experiments.recipes import Loss, Recipe
-from experiments.schedules import learning_rate
-from experiments.training_state import TrainingState
+from experiments.config import params as config
+from experiments.config.params import Run
+from experiments.config.recipes import Loss, Recipe
+from experiments.running import command, sources, storage
+from experiments.running.command import StageError
+from experiments.running.devices import Devices, open_devices, seed_everything
+from experiments.running.provenance import provenance
+from experiments.samples.augment import Augment
+from experiments.samples.prepared import PreparedDataset, TrainingSamples
+from experiments.training import losses
+from experiments.training.optimizers import create_optimizer
+from experiments.training.schedules import learning_rate
+from experiments.training.training_state import TrainingState
 from models.segmenter import Criterion
 
 TRAIN = Path("results/train")
 
-SOURCES = ("augment", "devices", "losses", "optimizers", "prepared", "schedules", "train")
+SOURCES = (
+    "samples/augment",
+    "running/devices",
+    "training/losses",
+    "training/optimizers",
+    "samples/prepared",
+    "training/schedules",
+    "train",
+)
 """Modules of ``experiments`` that decide what the weights become, besides the model's own."""
 
 

@@ -12,9 +12,9 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from models import backbones
-from models.layers import ConvNormAct, upsample
 from models.parts.alignment import Alignment, FeatureAlignment
 from models.parts.context import Context, create_context, leaky_relu
+from models.parts.layers import ConvNormAct, upsample
 from models.segmenter import Prediction, Segmenter, check_images
 
 Shifted = Literal["both", "deep", "none"]

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import ConvNormAct, upsample
-from models.parts import drn
+from models.backbones import drn
+from models.parts.layers import ConvNormAct, upsample
 from models.parts.sampling import GuidedUpsampling, SamplingMode
 from models.segmenter import Prediction, Segmenter, check_images
 

@@ -20,13 +20,13 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from models import backbones
-from models.layers import upsample
-from models.parts.hierarchical import HierarchicalTransformer
-from models.parts.mask_classification import MaskDecoder
-from models.parts.mix_transformer import DEPTHS, MixTransformer
-from models.parts.semantic_fpn import SemanticFPN
+from models.backbones.hierarchical import HierarchicalTransformer
+from models.backbones.mix_transformer import DEPTHS, MixTransformer
+from models.backbones.swin import NANO, Swin, is_swin
+from models.decoders.mask_classification import MaskDecoder
+from models.decoders.semantic_fpn import SemanticFPN
+from models.parts.layers import upsample
 from models.parts.semantic_layer import SemanticLayer, semantic_decoder
-from models.parts.swin import NANO, Swin, is_swin
 from models.segmenter import Prediction, Segmenter, check_images, cross_entropy
 
 BACKBONES = (NANO, *DEPTHS)
@@ -235,10 +235,10 @@ def create_decoder(
     if name == "fpn":
         return SemanticFPN(trunk.channels, num_classes, trunk.decoder_width, guided_upsampling)
     if name == "maskformer":
-        from models.parts.maskformer import MaskFormer
+        from models.decoders.maskformer import MaskFormer
 
         return MaskFormer(trunk.channels, num_classes, trunk.decoder_width)
-    from models.parts.mask2former import Mask2Former
+    from models.decoders.mask2former import Mask2Former
 
     return Mask2Former(
         trunk.channels, num_classes, "plain" if name == "mask2former" else name, trunk.decoder_width

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import backbones
-from models.layers import ConvNormAct, upsample
 from models.parts.checkpointing import run
+from models.parts.layers import ConvNormAct, upsample
 from models.parts.semantic_guidance import (
     GATHER_EXTENT,
     Excitation,

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from experiments import command
+from experiments.running import command
 
 ROOT = Path(__file__).resolve().parent.parent
 

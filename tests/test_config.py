@@ -11,8 +11,9 @@ import yaml
 from conftest import ROOT, World, tiny_params
 
 import models
-from experiments import config, datasets
-from experiments.strict import ConfigError
+from experiments import datasets
+from experiments.config import params as config
+from experiments.config.strict import ConfigError
 
 
 def load(params: dict[str, Any], folder: Path) -> config.Params:

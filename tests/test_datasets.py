@@ -11,9 +11,10 @@ import torch
 from conftest import World
 from PIL import Image
 
-from experiments import datasets, prepare, storage
+from experiments import datasets, prepare
 from experiments.datasets.base import DataError, Dataset, Pixels, Split
-from experiments.prepared import PreparedDataset, read_pair
+from experiments.running import storage
+from experiments.samples.prepared import PreparedDataset, read_pair
 
 
 def write(path: Path, pixels: np.ndarray) -> None:

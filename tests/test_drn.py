@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models import backbones
-from models.parts import drn
+from models.backbones import drn
 
 CLASSIFIER = 512 * 1000 + 1000
 """Parameters of the 1000-class classifier, which a backbone leaves out."""

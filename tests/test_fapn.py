@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from models.parts.fapn import FeatureAlignedPyramid, FeatureAlignment, PyramidLevel
+from models.decoders.fapn import FeatureAlignedPyramid, FeatureAlignment, PyramidLevel
 
 
 def test_a_new_alignment_samples_without_offsets_at_half_weight() -> None:

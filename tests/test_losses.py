@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.losses import LOSSES, hard_pixels
+from experiments.training.losses import LOSSES, hard_pixels
 from models.segmenter import IGNORE_LABEL, Criterion, cross_entropy
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments import maps
 from experiments.datasets.base import LabelClass
+from experiments.reporting import maps
 
 CLASSES = (LabelClass("road", (10, 20, 30)), LabelClass("sky", (40, 50, 60)), LabelClass("car", (7, 8, 9)))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.parts.mask_classification import MaskDecoder, labelled_masks, semantic_scores
+from models.decoders.mask_classification import MaskDecoder, labelled_masks, semantic_scores
 from models.segmenter import IGNORE_LABEL, Prediction
 from models.semask import SeMaskSegmenter
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from experiments import metrics
+from experiments.scoring import metrics
 
 K = 4
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.parts.mix_transformer import MixTransformer
+from models.backbones.mix_transformer import MixTransformer
 from models.semask import SeMaskSegmenter
 
 transformers = pytest.importorskip("transformers")

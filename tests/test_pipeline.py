@@ -124,14 +124,16 @@ def test_a_typing_error_stops_before_anything_runs(tmp_path: Path) -> None:
 
 
 def test_dvc_follows_every_source_of_a_training() -> None:
-    from experiments import sources, train
+    from experiments import train
+    from experiments.running import sources
 
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     followed = set(stages["train"]["do"]["deps"])
     for model in ("spgnet", "gun", "semask", "alignseg"):
         needed = {path.relative_to(ROOT).as_posix() for path in sources.files([f"models.{model}"])}
         needed |= {f"experiments/{name}.py" for name in train.SOURCES}
-        needed = {"models/parts" if name.startswith("models/parts/") else name for name in needed}
+        folders = ("models/parts", "models/backbones", "models/decoders")
+        needed = {next((f for f in folders if name.startswith(f"{f}/")), name) for name in needed}
         assert needed - {f"models/{model}.py"} <= followed
         assert f"models/{model}.py" not in followed  # only through the experiment's own model
     assert "models/${item.model}.py" in followed

@@ -14,8 +14,10 @@ from conftest import ROOT, World
 from matplotlib.text import Text
 
 import models
-from experiments import complexity, config, figures, published, tables
-from experiments.command import StageError
+from experiments import complexity, tables
+from experiments.config import params as config
+from experiments.reporting import figures, published
+from experiments.running.command import StageError
 
 
 def write_scores(key: str, miou: float) -> None:

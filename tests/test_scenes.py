@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from experiments.datasets.base import IGNORE_LABEL, DataError, Pixels
 from experiments.datasets.cityscapes_classes import CLASSES
 from experiments.datasets.scenes import Scenes, draw_scene
-from experiments.street import traffic
-from experiments.street.camera import Light, View
-from experiments.street.canvas import Canvas
-from experiments.street.dice import Dice
-from experiments.street.labels import BUS, CAR, PERSON, ROAD, SKY, TRUCK
-from experiments.street.painting import Thing, paint_from_far
+from experiments.datasets.street import traffic
+from experiments.datasets.street.camera import Light, View
+from experiments.datasets.street.canvas import Canvas
+from experiments.datasets.street.dice import Dice
+from experiments.datasets.street.labels import BUS, CAR, PERSON, ROAD, SKY, TRUCK
+from experiments.datasets.street.painting import Thing, paint_from_far
 
 K = len(CLASSES)
 NAMES = [c.name for c in CLASSES]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import models
-from models.parts.swin import Swin, SwinBlock, shift_mask
+from models.backbones.swin import Swin, SwinBlock, shift_mask
 from models.semask import BACKBONES, SeMaskSegmenter
 
 NANO = "swin_nano"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from experiments.strict import Strictly
+from experiments.config.strict import Strictly
 
 IGNORE_LABEL = 255
 """Label of pixels that belong to no class."""

@@ -10,10 +10,10 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from experiments.datasets.base import DataError, Dataset, Options, Pixels, Split
 from experiments.datasets.cityscapes_classes import CLASSES
-from experiments.street.canvas import Canvas
-from experiments.street.dice import Dice
-from experiments.street.painting import paint_street
-from experiments.street.plan import draw_light, draw_street, draw_view
+from experiments.datasets.street.canvas import Canvas
+from experiments.datasets.street.dice import Dice
+from experiments.datasets.street.painting import paint_street
+from experiments.datasets.street.plan import draw_light, draw_street, draw_view
 
 
 def draw_scene(seed: int, index: int, height: int, width: int) -> tuple[Pixels, Pixels]:

@@ -1,1 +1,1 @@
-"""What models are made of: backbones that timm lacks, decoders, context and alignment modules, sampling."""
+"""Modules of a paper that more than one model uses: alignment, sampling, context, semantic guidance."""

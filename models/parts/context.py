@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.layers import ConvNormAct, upsample
 from models.parts.alignment import Alignment, OffsetBranch, align, in_output_pixels
+from models.parts.layers import ConvNormAct, upsample
 
 Context = Literal["aligned", "ppm", "aspp", "gap", "none"]
 """AlignCM, pyramid pooling, atrous spatial pyramid pooling, global average pooling, or nothing."""

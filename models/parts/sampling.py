@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import upsample
+from models.parts.layers import upsample
 
 SamplingMode = Literal["bilinear", "nearest"]
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from timm.layers import trunc_normal_
-from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from models.layers import upsample
+from models.parts.layers import upsample
+from models.parts.windows import from_windows, to_windows
 
 
 class SemanticAttention(nn.Module):
@@ -114,21 +113,3 @@ def semantic_decoder(priors: Mapping[int, Tensor], sizes: Sequence[Sequence[int]
         if stage in priors:
             total = total + priors[stage]
     return total
-
-
-def pad_to_windows(x: Tensor, window: int) -> Tensor:
-    """Zero-pads a map (N, H, W, C) at the right and bottom to multiples of ``window``."""
-    right, bottom = -x.shape[2] % window, -x.shape[1] % window
-    return F.pad(x, (0, 0, 0, right, 0, bottom)) if right or bottom else x
-
-
-def to_windows(x: Tensor, window: int) -> Tensor:
-    """Map (N, H, W, C), padded where needed, to windows (B, window * window, C)."""
-    return window_partition(pad_to_windows(x, window), (window, window)).flatten(1, 2)
-
-
-def from_windows(windows: Tensor, window: int, height: int, width: int) -> Tensor:
-    """Inverse of ``to_windows``: the map (N, height, width, C) without its padding."""
-    padded = (height + -height % window, width + -width % window)
-    x: Tensor = window_reverse(windows, (window, window), *padded)
-    return x[:, :height, :width]

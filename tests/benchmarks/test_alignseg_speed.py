@@ -10,7 +10,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from side_by_side import time_beside
 
-from experiments.losses import LOSSES
+from experiments.training.losses import LOSSES
 from models.alignseg import AlignSeg, Shifted
 from models.segmenter import IGNORE_LABEL
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from experiments import metrics
 from experiments.datasets.scenes import draw_scene
+from experiments.scoring import metrics
 
 WIDTHS = [1, 2, 3, 4, 6, 8, 12, 16]
 

@@ -1,0 +1,153 @@
+"""How a paper trains, and what a profile changes of it: ``recipes`` of ``params.yaml``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic.types import Strict
+from pydantic_core import PydanticCustomError
+
+from experiments.config.strict import (
+    Count,
+    Fraction,
+    Interval,
+    Natural,
+    NonNegative,
+    Positive,
+    Size,
+    Strictly,
+)
+
+
+class ColourJitter(Strictly):
+    """How far torchvision's ``ColorJitter`` changes each property; hue in turns, at most 0.5."""
+
+    probability: Fraction = 1.0
+    """With which each property is changed, whatever happens to the others."""
+    brightness: NonNegative = 0.0
+    contrast: NonNegative = 0.0
+    saturation: NonNegative = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
+class Augmentation(Strictly):
+    """What happens to a training image before it is cropped."""
+
+    mirror: bool = True
+    """Flips left and right, half of the time."""
+    scale: Interval | None = (0.5, 2.0)
+    """Factors between which the image is resized; ``null`` leaves its size."""
+    colour: ColourJitter | None = None
+    max_class_share: Fraction = 1.0
+    """A crop with more of one class than this is drawn again, ten times at most."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augmentation:
+        if self.scale is not None and self.scale[0] > self.scale[1]:
+            raise PydanticCustomError(
+                "order", "scale is {scale}; expected the smaller factor first", {"scale": list(self.scale)}
+            )
+        return self
+
+
+class PolySchedule(Strictly):
+    """Learning rate times (1 - step / steps) ** power."""
+
+    kind: Literal["poly"] = "poly"
+    power: NonNegative = 0.9
+
+
+class StepSchedule(Strictly):
+    """Learning rate times ``factor`` after each of the milestones."""
+
+    kind: Literal["step"]
+    milestones: list[Fraction]
+    """Shares of the training after which the rate drops."""
+    factor: Fraction = 0.1
+
+
+class Warmup(Strictly):
+    """The rate grows linearly from ``ratio`` of itself over the first part of the training."""
+
+    steps: Natural = 0
+    """Of a training of the recipe's own length; a profile that trains for fewer steps warms up
+    for the same share of them."""
+    ratio: Fraction = 1e-5
+
+
+class Loss(Strictly):
+    """A loss of ``experiments.training.losses`` and its options."""
+
+    name: str = "cross-entropy"
+    options: dict[str, Any] = {}
+
+
+class Recipe(Strictly):
+    """How a paper trains."""
+
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD."""
+    betas: Annotated[tuple[NonNegative, NonNegative], Strict(False)] = (0.9, 0.999)
+    """Of AdamW."""
+    weight_decay: NonNegative = 0.0
+    decay_norms: bool = True
+    """False: no weight decay on norms and position embeddings."""
+    schedule: PolySchedule | StepSchedule = Field(default=PolySchedule(), discriminator="kind")
+    warmup: Warmup = Warmup()
+    clip_gradient: Positive | None = None
+    """Greatest norm of all gradients together; ``null`` does not clip."""
+    steps: Count
+    batch_size: Count
+    """Images per step, over all devices together."""
+    crop: Size
+    augmentation: Augmentation = Augmentation()
+    subsampling: Count = 1
+    """The network sees the image at 1 / this of its size; it is scored at full size."""
+    short_side: Natural = 0
+    """The network sees the image resized to this shorter side (the longer one at most four times as long);
+    it is scored at full size. 0 leaves the size."""
+    loss: Loss = Loss()
+    pretrained: bool | str = True
+    """ImageNet weights: ``true`` from the hub, a path to a local file, or ``false``."""
+    sync_batch_norm: bool = True
+    """Over several devices, batch norm sees all of them."""
+    input_size: Size
+    """Height and width of the network's input at test, which complexity and speed are counted at."""
+
+
+class RecipeOverrides(Strictly):
+    """What a profile changes in every recipe; what it leaves out stays the paper's."""
+
+    learning_rate: dict[Literal["sgd", "adamw"], Positive] = {}
+    steps: Count | None = None
+    batch_size: Count | None = None
+    crop: Size | None = None
+    scale: Interval | None = None
+    """Replaces the factors of recipes that scale at all."""
+    subsampling: Count | None = None
+    short_side: Natural | None = None
+    ohem_min_kept: Count | None = None
+    """Pixels that OHEM keeps at least: a number that only fits the paper's crop and batch."""
+    pretrained: bool | str | None = None
+
+    def apply(self, recipe: Recipe) -> Recipe:
+        """The recipe as it is trained under this profile."""
+        changed: dict[str, Any] = {
+            name: value
+            for name in ("steps", "batch_size", "crop", "subsampling", "short_side", "pretrained")
+            if (value := getattr(self, name)) is not None
+        }
+        if recipe.optimizer in self.learning_rate:
+            changed["learning_rate"] = self.learning_rate[recipe.optimizer]
+        if self.scale is not None and recipe.augmentation.scale is not None:
+            changed["augmentation"] = recipe.augmentation.model_copy(update={"scale": self.scale})
+        if self.steps is not None:
+            share = self.steps / recipe.steps
+            changed["warmup"] = recipe.warmup.model_copy(update={"steps": round(recipe.warmup.steps * share)})
+        if self.ohem_min_kept is not None and "min_kept" in recipe.loss.options:
+            options = {**recipe.loss.options, "min_kept": self.ohem_min_kept}
+            changed["loss"] = recipe.loss.model_copy(update={"options": options})
+        return recipe.model_copy(update=changed)

@@ -1,0 +1,1 @@
+"""What every stage stands on: files, digests, devices, the command line."""

@@ -1,0 +1,1 @@
+"""What decides the weights besides the data: losses, optimizers, schedules, the loop."""

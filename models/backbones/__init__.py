@@ -1,0 +1,69 @@
+"""Feature extractors: timm wherever timm has it, and beside it what timm has not.
+
+``create(name)`` gives a module that maps images (N, 3, H, W) to a list of features, shallow to
+deep, with their ``channels`` and ``strides``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+
+from models.backbones import drn
+from models.backbones.base import Backbone, no_imagenet_weights
+from models.backbones.timm_models import TimmBackbone
+
+__all__ = ["Backbone", "TimmBackbone", "check_name", "create"]
+
+_DEEP_STEM = {f"resnet{depth}s": f"resnet{depth}" for depth in (18, 34)}
+"""timm has the 64-64-128 deep stem from ResNet-50 up (``resnet50s``); these are the shallow ones."""
+
+
+def check_name(name: str) -> None:
+    """Raises ``ValueError``, with the nearest valid name, unless ``create`` knows the backbone."""
+    own = (*_DEEP_STEM, *drn.NAMES)
+    if name in own or timm.is_model(name):
+        return
+    known = [*timm.list_models(), *own]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "any model of timm.list_models() is valid"
+    raise ValueError(f"unknown backbone {name!r}; {hint}")
+
+
+def create(
+    name: str,
+    *,
+    levels: Sequence[int] = (1, 2, 3, 4),
+    pretrained: bool | str = False,
+    **options: Any,
+) -> Backbone:
+    """Builds a backbone.
+
+    Args:
+        name: a timm model, ``resnet18s`` / ``resnet34s`` (deep stem), or one of ``drn.NAMES``.
+        levels: indices of the feature levels to return; 1 to 4 are strides 4 to 32 of a ResNet, and
+            4, 8, 8 and 8 of a DRN.
+        pretrained: ImageNet weights from the hub (``True``) or from a local file (its path).
+        options: further keywords of the timm model; a DRN has none.
+
+    Raises:
+        ValueError: unknown name, a model without these feature levels, or a weight file of another
+            model.
+        FileNotFoundError: no weight file at the path.
+        ConnectionError: the hub cannot be reached.
+    """
+    check_name(name)
+    if name in drn.NAMES:
+        if options:
+            raise ValueError(f"backbone {name!r} has no option {next(iter(options))!r}")
+        network: Backbone = drn.DRN(name, levels, pretrained)
+        return network
+    if name in _DEEP_STEM:
+        if pretrained is True:
+            raise no_imagenet_weights(name)
+        options = {"stem_type": "deep", "stem_width": 64, **options}
+        name = _DEEP_STEM[name]
+    return TimmBackbone(name, levels, pretrained, **options)
