@@ -3,6 +3,7 @@
 # make setup       create .venv and install requirements.txt into it
 # make lint        ruff and mypy
 # make benchmark   the pytest-benchmark measurements (no pass or fail)
+# make prune       remove finished trainings of settings that are no longer in params.yaml
 # make clean       remove what the pipeline and the tools generated; keeps .venv
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 # The stages are called as "python -m ..." and have to find this environment's python.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: reproduce test setup lint benchmark clean help
+.PHONY: reproduce test setup lint benchmark prune clean help
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -45,8 +46,12 @@ lint: setup
 benchmark: setup
 	@python -m pytest tests/benchmarks --benchmark-only
 
+prune:
+	@echo "== removing trainings of earlier settings"
+	@rm -rf results/*/train/*/earlier
+
 clean:
-	@echo "== removing generated data, results, reports and caches (not .venv, not results/published)"
-	@rm -rf data/prepared results/train results/evaluate results/predictions results/complexity results/speed \
-		results/complexity.csv results/speed.csv results/summary.csv reports/tables reports/figures reports/index.html \
+	@echo "== removing generated data, results, reports and caches (not .venv, results/published, results/reference)"
+	@find results -mindepth 1 -maxdepth 1 ! -name published ! -name reference -exec rm -rf {} +
+	@rm -rf data/prepared reports/tables reports/figures reports/index.html .cache \
 		.dvc/cache .dvc/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

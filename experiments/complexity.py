@@ -1,188 +1,78 @@
 """Counts parameters and multiply-accumulates of every experiment at the paper's own scale.
 
 Writes ``results/complexity.csv``. The counts do not depend on the profile: the backbone is the
-paper's, the input is the recipe's ``input_size``, the classes are those of the paper's data set.
+paper's, the input is the recipe's ``input_size``, the classes are those of the paper's data set. Experiments
+whose network is the same are counted once.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
-from functools import partial
-from pathlib import Path
+import importlib.util
 from typing import Any
 
-import pandas as pd
-import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
-from tqdm import tqdm
-
-import models
 from experiments import datasets
-from experiments.config import params as config
-from experiments.config.params import Params
-from experiments.running import command, memo, sources, storage
-from experiments.running.command import StageError
-
-COMPLEXITY = Path("results/complexity.csv")
-MEMO = Path("results/complexity")
-
-_CHECK_SIZE = (128, 256)
-"""fvcore has to compute what it counts, so it counts a small input."""
-
-_PRODUCTS = ("conv", "linear", "matmul", "addmm", "bmm", "baddbmm", "einsum", "attention")
-"""Of fvcore's operators, those that torch's counter counts too."""
-
-# fmt: off
-_MOVES_DATA = frozenset({
-    "cat", "clone", "copy_", "_to_copy", "constant_pad_nd", "roll", "index", "index_select", "stack",
-    "fill_", "zero_", "empty", "_unsafe_view", "embedding", "sort", "topk", "argmax", "gather",
-    "scatter", "slice_scatter", "repeat", "reflection_pad2d", "replication_pad2d",
-})
-# fmt: on
-"""Operators without arithmetic, which nobody counts."""
+from experiments.config.params import Params, load_params
+from experiments.config.run import Run
+from experiments.running import command, digests, jobs, paths, storage
+from experiments.running.jobs import Job, Pool
+from experiments.running.server import COMPUTING
 
 
 def main() -> None:
-    command.parser("complexity", __doc__).parse_args()
-    params = config.load()
-    memo.forget_others(MEMO, set(params.experiments))
-    rows = []
-    for key in tqdm(params.experiments, "complexity", unit="experiment", mininterval=1):
-        configuration = _configuration(params, key)
-        try:
-            counts = memo.recall(MEMO / f"{key}.json", configuration, partial(_count, **configuration))
-        except ValueError as error:
-            raise StageError(f"experiment '{key}': {error}") from None
-        rows.append({"experiment": key, **counts})
-    storage.write_csv(COMPLEXITY, pd.DataFrame(rows))
+    parser = command.parser("complexity", __doc__)
+    command.add_selection(parser)
+    command.add_spreading(parser, seeds=False)
+    arguments = parser.parse_args()
+    params = load_params()
+    keys = command.choose(arguments.experiments, params.experiments, params.run)
+    work: dict[str, Job] = {}
+    owners: dict[str, str] = {}
+    for key in params.experiments:  # in the order of all of them, whichever are asked for
+        job = _job(params, params.run(key))
+        work.setdefault(job.digest, job)
+        owners[key] = job.digest
+    chosen = arguments.shard.take([work[digest] for digest in dict.fromkeys(owners[key] for key in keys)])
+    pool: Pool | None = None
+    if not all(job.is_done() for job in chosen):
+        pool = command.pool(arguments, 1, COMPUTING)
+        jobs.finish("complexity", jobs.do_jobs("complexity", chosen, pool, params.paths.locks))
+    write_table(params, {key: work[digest] for key, digest in owners.items()})
 
 
-def _configuration(params: Params, key: str) -> dict[str, Any]:
-    """All that the counts of an experiment depend on."""
-    experiment = params.experiments[key]
-    return {
-        "model": experiment.model,
-        "options": experiment.options,
-        "num_classes": len(datasets.dataset_class(experiment.dataset).classes),
-        "size": list(params.recipes[experiment.recipe].input_size),
-        "code": sources.digest([Path(__file__).resolve(), *sources.files([f"models.{experiment.model}"])]),
-        "fvcore": _fvcore_counter() is not None,
-    }
+def write_table(params: Params, counted: dict[str, Job]) -> None:
+    """Writes one row per experiment that is counted."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for key, job in counted.items():
+        if job.is_done():
+            counts = storage.read_json(job.arguments["path"], "count it again")["counts"]
+            experiment = params.experiments[key]
+            backbone = params.run(key).settled.paper.get("backbone", "")
+            rows.append({"experiment": key, "model": experiment.model, "backbone": backbone, **counts})
+    storage.write_csv(paths.COMPLEXITY, pd.DataFrame(rows))
 
 
-def _count(
-    *, model: str, options: dict[str, Any], num_classes: int, size: list[int], **_: Any
-) -> dict[str, Any]:
-    height, width = size
-    with torch.device("meta"):
-        # Torch's counter follows gradients, and fails on a parameter that is passed between modules.
-        network = models.create(model, num_classes, **options).eval().requires_grad_(False)
-    macs, uncounted = count_macs(network, (height, width))
-    return {
-        "model": model,
-        "backbone": options.get("backbone", ""),
-        "parameters": count_parameters(network),
-        "macs": macs,
-        "macs_check": _check_macs(model, options, num_classes, network, macs),
-        "height": height,
-        "width": width,
+def _job(params: Params, run: Run) -> Job:
+    """The job of counting an experiment's network."""
+    dataset = run.experiment.dataset
+    num_classes = len(datasets.classes(dataset, params.active.datasets.get(dataset)))
+    settings = {
+        "network": run.network(),
         "num_classes": num_classes,
-        "uncounted": "; ".join(f"{name} x{count}" for name, count in sorted(uncounted.items())),
+        "size": list(run.paper_recipe.input_size),
     }
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Scalars in all parameters; shared ones count once."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def count_macs(network: nn.Module, size: tuple[int, int]) -> tuple[int, Counter[str]]:
-    """Multiply-accumulates of one image, and the operators with arithmetic that are not in them.
-
-    Convolutions, matrix products and attention are counted, as in the papers. The operators beside
-    them (norms, resizing, sampling, pooling, softmax) are named with how often they run.
-
-    Args:
-        network: on the meta device, where an operator has a shape but no cost.
-        size: height and width of the input.
-    """
-    image = torch.empty(1, 3, *size, device="meta")
-    with FlopCounterMode(display=False) as counter, _OperatorsSeen() as seen, torch.no_grad():
-        network(image)
-    return counter.get_total_flops() // 2, seen.uncounted
-
-
-class _OperatorsSeen(TorchDispatchMode):
-    """Notes the operators that compute something but have no entry in torch's FLOP registry."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.uncounted: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        counted = func.overloadpacket in flop_registry
-        takes_tensors = any(isinstance(a, Tensor) or (isinstance(a, list) and a) for a in args)
-        pointwise = torch.Tag.pointwise in func.tags
-        if takes_tensors and not (counted or pointwise or func.is_view or name in _MOVES_DATA):
-            self.uncounted[name] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def _check_macs(
-    model: str, options: dict[str, Any], num_classes: int, on_meta: nn.Module, macs: int
-) -> int | None:
-    """The same count by fvcore; ``None`` where fvcore is not installed.
-
-    fvcore counts a small input, and its share of the first counter's count there is applied to the
-    full size. Where the two see the same operators the result equals ``macs``.
-    """
-    counter = _fvcore_counter()
-    if counter is None:
-        return None
-    network = models.create(model, num_classes, **options).eval()
-    small, _ = count_macs(on_meta, _CHECK_SIZE)
-    counted: int = counter(network, torch.zeros(1, 3, *_CHECK_SIZE))
-    return round(macs * counted / small)
-
-
-def _fvcore_counter() -> Any:
-    """A function (network, image) -> multiply-accumulates, or ``None`` without fvcore."""
-    try:
-        from fvcore.nn import FlopCountAnalysis
-    except ImportError:
-        return None
-
-    class Tensors(nn.Module):
-        """fvcore traces: a trace returns tensors, and leaves out what none of them needs."""
-
-        def __init__(self, network: nn.Module):
-            super().__init__()
-            self.network = network
-
-        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-            prediction = self.network(images)
-            return prediction.logits, *prediction.maps.values()
-
-    def attention(inputs: Any, outputs: Any) -> Counter[str]:  # noqa: ARG001
-        """Both products of an attention: queries by keys, and the result by values."""
-        query, key, value = (tensor.type().sizes() for tensor in inputs[:3])
-        batch = int(torch.Size(query[:-2]).numel())
-        return Counter(attention=batch * query[-2] * key[-2] * (query[-1] + value[-1]))
-
-    def count(network: nn.Module, image: Tensor) -> int:
-        analysis = FlopCountAnalysis(Tensors(network), image)
-        analysis.set_op_handle("aten::scaled_dot_product_attention", attention)
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of tracing: sizes become constants, as they should here
-            by_operator = analysis.by_operator()
-        return int(sum(by_operator[name] for name in _PRODUCTS))
-
-    return count
+    code = digests.of_model_code(run.experiment.model, digests.COUNTING_CODE)
+    with_check = importlib.util.find_spec("fvcore") is not None
+    digest = digests.of_value([settings, code, with_check])
+    path = paths.COMPLEXITY_COUNTS / f"{digest[:32]}.json"
+    return Job(
+        name=run.key,
+        digest=digest,
+        work="experiments.measuring.counting:count",
+        arguments={**settings, "digest": digest, "path": path},
+        is_done=path.is_file,
+    )
 
 
 if __name__ == "__main__":

@@ -1,153 +1,72 @@
 """Times inference of every experiment on the device at hand.
 
-Writes ``results/speed.csv``. The network is the paper's own (only the input size may be the
-profile's), in evaluation mode with random weights, which cost the same as trained ones.
+Writes ``results/<profile>/speed.csv``. The network is the paper's own (only the input size may be the
+profile's), in evaluation mode with random weights, which cost the same as trained ones. Experiments whose
+network is the same are timed once, and nothing else of this suite runs beside a timing.
 """
 
 from __future__ import annotations
 
-import time
-from functools import partial
-from itertools import product
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
-from torch import nn
-from tqdm import tqdm
-
-import models
 from experiments import datasets
-from experiments.config import params as config
-from experiments.config.params import Params, Speed
-from experiments.running import command, memo, sources, storage
-from experiments.running.command import StageError
-from experiments.running.devices import Devices, open_devices, seed_everything
-from experiments.running.provenance import provenance
-
-SPEED = Path("results/speed.csv")
-MEMO = Path("results/speed")
+from experiments.config.params import Params, load_params
+from experiments.config.run import Run
+from experiments.running import command, digests, jobs, machine, storage
+from experiments.running.jobs import Job
+from experiments.running.server import COMPUTING
 
 
 def main() -> None:
-    command.parser("speed", __doc__).parse_args()
-    params = config.load()
-    memo.forget_others(MEMO, set(params.experiments))
+    parser = command.parser("speed", __doc__)
+    command.add_selection(parser)
+    command.add_spreading(parser, seeds=False)
+    arguments = parser.parse_args()
+    params = load_params()
+    keys = command.choose(arguments.experiments, params.experiments, params.run)
+    work: dict[str, Job] = {}
+    owners: dict[str, str] = {}
+    for key in params.experiments:
+        job = _job(params, params.run(key))
+        work.setdefault(job.digest, job)
+        owners[key] = job.digest
+    chosen = arguments.shard.take([work[digest] for digest in dict.fromkeys(owners[key] for key in keys)])
+    if not all(job.is_done() for job in chosen):
+        pool = command.pool(arguments, 0, COMPUTING, alone=True)
+        jobs.finish("speed", jobs.do_jobs("speed", chosen, pool, params.paths.locks))
+    write_table(params, {key: work[digest] for key, digest in owners.items()})
+
+
+def write_table(params: Params, timed: dict[str, Job]) -> None:
+    """Writes the rows of every experiment that is timed."""
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
-    with open_devices() as devices:
-        for key in tqdm(params.experiments, "speed", unit="experiment", mininterval=1):
-            configuration = _configuration(params, key, devices)
-            try:
-                rows += memo.recall(
-                    MEMO / f"{key}.json", configuration, partial(_time_experiment, params, key, devices)
-                )
-            except ValueError as error:
-                raise StageError(f"experiment '{key}': {error}") from None
-    storage.write_csv(SPEED, pd.DataFrame(rows))
+    for key, job in timed.items():
+        if job.is_done():
+            for row in storage.read_json(job.arguments["path"], "time it again")["rows"]:
+                rows.append({"experiment": key, **row, "profile": params.profile})
+    storage.write_csv(params.paths.speed, pd.DataFrame(rows))
 
 
-def _configuration(params: Params, key: str, devices: Devices) -> dict[str, Any]:
-    """All that the timings of an experiment depend on, the machine's mood apart."""
-    experiment = params.experiments[key]
-    return {
-        "model": experiment.model,
-        "options": experiment.options,
-        "num_classes": len(datasets.dataset_class(experiment.dataset).classes),
-        "size": list(_size(params, key)),
-        "settings": params.active.speed.model_dump(mode="json"),
-        "device": devices.description,
-        "torch": torch.__version__,
-        "code": sources.digest([Path(__file__).resolve(), *sources.files([f"models.{experiment.model}"])]),
+def _job(params: Params, run: Run) -> Job:
+    """The job of timing an experiment's network."""
+    dataset, settings = run.experiment.dataset, params.active.speed
+    described = {
+        "network": run.network(),
+        "num_classes": len(datasets.classes(dataset, params.active.datasets.get(dataset))),
+        "size": list(settings.size or run.paper_recipe.input_size),
     }
-
-
-def _size(params: Params, key: str) -> tuple[int, int]:
-    return params.active.speed.size or params.recipes[params.experiments[key].recipe].input_size
-
-
-def _time_experiment(params: Params, key: str, devices: Devices) -> list[dict[str, Any]]:
-    """A row for each precision, mode and batch size of the profile."""
-    settings, experiment = params.active.speed, params.experiments[key]
-    num_classes = len(datasets.dataset_class(experiment.dataset).classes)
-    height, width = _size(params, key)
-    seed_everything(0)
-    network = models.create(experiment.model, num_classes, **experiment.options).eval().to(devices.device)
-    rows = []
-    for precision, mode, batch in product(settings.precisions, settings.modes, settings.batch_sizes):
-        row: dict[str, Any] = {
-            "experiment": key, "device": devices.description, "precision": precision, "mode": mode,
-            "batch": batch, "height": height, "width": width,
-        }  # fmt: skip
-        try:
-            timing = time_inference(network, (batch, 3, height, width), precision, mode, settings, devices)
-        except (torch.OutOfMemoryError, NotImplementedError) as error:
-            # That something cannot run here is a result, with its reason.
-            timing = dict.fromkeys(("latency_ms_median", "latency_ms_p95", "fps", "peak_memory_mb"))
-            timing["note"] = str(error).splitlines()[0]
-        about = provenance(devices)
-        rows.append(
-            row
-            | timing
-            | {
-                "profile": params.profile,
-                "repetitions": settings.repetitions,
-                "time": about["time"],
-                "commit": about["commit"],
-                "torch": about["packages"]["torch"],
-            }
-        )
-    return rows
-
-
-@torch.inference_mode()
-def time_inference(
-    network: nn.Module,
-    shape: tuple[int, int, int, int],
-    precision: str,
-    mode: str,
-    settings: Speed,
-    devices: Devices,
-) -> dict[str, Any]:
-    """Latency of single forward passes, and images per second at the median latency.
-
-    Args:
-        network: in evaluation mode, on the device.
-        shape: of the input (N, 3, H, W).
-        precision: ``float32``, ``bfloat16`` or ``float16`` (autocast).
-        mode: ``eager`` or ``compile``.
-        settings: warm-up and repetitions.
-        devices: where the network is.
-
-    Returns:
-        ``latency_ms_median``, ``latency_ms_p95``, ``fps``, ``peak_memory_mb`` (GPU only: weights
-        and activations) and ``note``.
-    """
-    images = torch.randn(shape, device=devices.device)
-    run = torch.compile(network) if mode == "compile" else network
-    on_gpu = devices.device.type == "cuda"
-    seconds = []
-    with devices.autocast(precision):
-        for _ in range(settings.warmup):
-            run(images)
-        devices.synchronize()
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats(devices.device)
-        for _ in range(settings.repetitions):
-            started = time.perf_counter()
-            run(images)
-            devices.synchronize()
-            seconds.append(time.perf_counter() - started)
-    median, p95 = np.percentile(seconds, [50, 95])
-    peak = torch.cuda.max_memory_allocated(devices.device) / 2**20 if on_gpu else None
-    return {
-        "latency_ms_median": round(1000 * median, 3),
-        "latency_ms_p95": round(1000 * p95, 3),
-        "fps": round(shape[0] / median, 3),
-        "peak_memory_mb": peak,
-        "note": "",
-    }
+    code = digests.of_model_code(run.experiment.model, digests.TIMING_CODE)
+    digest = digests.of_value([described, settings.model_dump(mode="json"), code, machine.description()])
+    path = params.paths.timings / f"{digest[:32]}.json"
+    return Job(
+        name=run.key,
+        digest=digest,
+        work="experiments.measuring.timing:time_network",
+        arguments={**described, "settings": settings, "digest": digest, "path": path},
+        is_done=path.is_file,
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ they released loads by renaming (``models.load_released``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -158,6 +158,17 @@ class AlignSeg(Segmenter):
         )
         self.auxiliary_head = segmentation_head(channels, num_classes) if auxiliary_weight else None
         self.head = segmentation_head(channels, num_classes)
+
+    @classmethod
+    def settled_options(cls, num_classes: int, **options: Any) -> dict[str, Any]:
+        """See ``Segmenter``. Only AlignCM pools its context to a size; without offsets there is no unit."""
+        settled = super().settled_options(num_classes, **options)
+        silent = set()
+        if settled["context"] != "aligned":
+            silent.add("context_size")
+            if settled["align_fa"] == "none":
+                silent.add("alignment")
+        return {name: value for name, value in settled.items() if name not in silent}
 
     def forward(self, images: Tensor) -> Prediction:
         """Segments normalised RGB images (N, 3, H, W) of any height and width.

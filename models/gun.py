@@ -5,8 +5,8 @@ context, and at medium resolution through its early stages only, for detail. The
 class scores at an eighth of the image, and a Guided Upsampling Module brings these to full size in
 one step, sampling them where predicted offsets point instead of on a regular grid.
 
-Stated by the paper: two branches with shared weights, the offset table, the three designs of the
-Guidance Module and what each of them sees. Inferred: which stages and widths (the docstrings below
+Stated by the sources: two branches with shared weights, the offset table, and the names of three
+Guidance Modules. Inferred: what each Guidance Module sees, which stages and widths (the docstrings below
 say which). The authors released no code.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,12 @@ from torch.nn import functional as F
 from models.backbones import drn
 from models.parts.layers import ConvNormAct, upsample
 from models.parts.sampling import GuidedUpsampling, SamplingMode
-from models.segmenter import Prediction, Segmenter, check_images
+from models.segmenter import OFFSETS, SCORES, Prediction, Segmenter, check_images
 
-Encoder = Literal["multi-shared", "multi-unshared", "single-low", "single-medium"]
+EncoderKind = Literal["multi-shared", "multi-unshared", "single-low", "single-medium"]
 NormStatistics = Literal["apart", "together"]
-Fusion = Literal["sum", "concat"]
-Guidance = Literal["none", "large-rf", "high-res", "fusion"]
+FusionKind = Literal["sum", "concat"]
+GuidanceKind = Literal["none", "large-rf", "high-res", "fusion"]
 
 EARLY, MIDDLE, DEEP = 0, 2, 4
 """Feature levels of a DRN: before the second stride, before dilation, and its end."""
@@ -65,18 +65,20 @@ class GUN(Segmenter):
     ``scores`` (N, K, H/8, W/8), the class scores that it was taken from.
     """
 
+    inference_only = frozenset({"sampling"})
+
     def __init__(
         self,
         num_classes: int,
         *,
         backbone: str = "drn_d_22",
         pretrained: bool | str = False,
-        encoder: Encoder = "multi-shared",
+        encoder: EncoderKind = "multi-shared",
         branch_ratio: int = 2,
         norm_statistics: NormStatistics = "apart",
-        fusion: Fusion = "sum",
+        fusion: FusionKind = "sum",
         auxiliary_weight: float = 0.4,
-        guidance: Guidance = "fusion",
+        guidance: GuidanceKind = "fusion",
         sampling: SamplingMode = "bilinear",
     ):
         _check_options(
@@ -97,6 +99,21 @@ class GUN(Segmenter):
             self.guidance = _GUIDANCE_MODULES[guidance](width, self.encoder.early_channels)
             self.upsampling = GuidedUpsampling(self.guidance.channels, sampling=sampling)
 
+    @classmethod
+    def settled_options(cls, num_classes: int, **options: Any) -> dict[str, Any]:
+        """See ``Segmenter``. One branch has neither a ratio to another, nor something to join with it."""
+        settled = super().settled_options(num_classes, **options)
+        silent = set()
+        if not settled["encoder"].startswith("multi"):
+            silent |= {"fusion", "auxiliary_weight"}
+        if settled["encoder"] == "single-medium":
+            silent.add("branch_ratio")
+        if settled["encoder"] != "multi-shared":
+            silent.add("norm_statistics")
+        if settled["guidance"] == "none":
+            silent.add("sampling")
+        return {name: value for name, value in settled.items() if name not in silent}
+
     def forward(self, images: Tensor) -> Prediction:
         """Segments normalised RGB images (N, 3, H, W) of any height and width."""
         check_images(images)
@@ -109,9 +126,9 @@ class GUN(Segmenter):
             prediction.logits = upsample(scores, size)
         else:
             guidance = self.guidance(fused, early)
-            prediction.maps["scores"] = scores.detach()
+            prediction.maps[SCORES] = scores.detach()
             prediction.logits, offsets = self.upsampling(scores, guidance, size)
-            prediction.maps["offsets"] = offsets.detach()
+            prediction.maps[OFFSETS] = offsets.detach()
         if self.training and self.auxiliary_classifier is not None:
             prediction.auxiliary["low"] = self.auxiliary_classifier(branches[0])
         return prediction
@@ -145,7 +162,7 @@ class MultiResolutionEncoder(nn.Module):
     def __init__(
         self,
         backbone: str,
-        kind: Encoder,
+        kind: EncoderKind,
         *,
         ratio: int = 2,
         norm_statistics: NormStatistics = "apart",
@@ -234,7 +251,7 @@ class FusionModule(nn.Module):
         kind: ``sum`` or ``concat``.
     """
 
-    def __init__(self, in_channels: Sequence[int], width: int, kind: Fusion):
+    def __init__(self, in_channels: Sequence[int], width: int, kind: FusionKind):
         super().__init__()
         self.kind = kind
         self.project = nn.ModuleList(
@@ -273,8 +290,8 @@ class GuidanceModule(nn.Module):
 class LargeReceptiveField(GuidanceModule):
     """``large-rf``: from the deep feature, which sees far but has lost detail.
 
-    Stated: upsampled by convolutions. Inferred: three transposed convolutions of stride 2, each of
-    which halves the channels. The dearest of the three designs.
+    Inferred, as is all of it but the name: upsampled by three transposed convolutions of stride 2, each of
+    which halves the channels. The most expensive of the three designs.
     """
 
     def __init__(self, deep_channels: int, early_channels: int):  # noqa: ARG002
@@ -352,10 +369,10 @@ def _check_options(
     """Raises ``ValueError``, in one line that names the option, for a value outside its range."""
     for option, value, choices in (
         ("backbone", backbone, drn.NAMES),
-        ("encoder", encoder, get_args(Encoder)),
+        ("encoder", encoder, get_args(EncoderKind)),
         ("norm_statistics", norm_statistics, get_args(NormStatistics)),
-        ("fusion", fusion, get_args(Fusion)),
-        ("guidance", guidance, get_args(Guidance)),
+        ("fusion", fusion, get_args(FusionKind)),
+        ("guidance", guidance, get_args(GuidanceKind)),
         ("sampling", sampling, get_args(SamplingMode)),
     ):
         if value not in choices:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,13 @@ from models import backbones
 
 IGNORE_LABEL = 255
 """Pixels with this label take part in no loss and in no metric."""
+
+OFFSETS = "offsets"
+"""The map (N, 2, H, W) of a learned upsampling: where each pixel of the output took its scores from, x
+before y, in pixels of the output, relative to its own place. A model that has it has ``SCORES`` too."""
+SCORES = "scores"
+"""The map (N, K, h, w) of class scores that a learned upsampling sampled. Bilinear upsampling of it is
+the same network without the offsets."""
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Logits (N, K, H, W) and labels (N, H, W) to a scalar loss."""
@@ -28,7 +37,8 @@ class Prediction:
     """Class scores (N, K, h, w) that only training supervises, at their own resolution. Empty
     in evaluation mode."""
     maps: dict[str, Tensor] = field(default_factory=dict)
-    """What the paper shows in its figures: attention, offsets in output pixels, priors."""
+    """What the paper shows in its figures: attention, offsets in output pixels, priors. ``OFFSETS`` and
+    ``SCORES`` are the names that other code looks for."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -63,6 +73,11 @@ class Segmenter(nn.Module):
         auxiliary_weights: weight of the loss on each map in ``Prediction.auxiliary``, by name.
     """
 
+    training_only: ClassVar[frozenset[str]] = frozenset()
+    """Options that the network at test does not depend on, such as the weight of a loss."""
+    inference_only: ClassVar[frozenset[str]] = frozenset()
+    """Options that training does not depend on."""
+
     def __init__(self, num_classes: int, auxiliary_weights: Mapping[str, float] | None = None):
         super().__init__()
         if num_classes < 1:
@@ -76,6 +91,24 @@ class Segmenter(nn.Module):
     def check_backbone(cls, name: str) -> None:
         """Raises ``ValueError``, with the nearest valid name, unless the model knows the backbone."""
         backbones.check_name(name)
+
+    @classmethod
+    def settled_options(cls, num_classes: int, **options: Any) -> dict[str, Any]:  # noqa: ARG003
+        """The options with every default, and without those that have no effect beside the others.
+
+        Two sets of options that settle to the same are the same network. A model with options that
+        silence each other overrides this.
+
+        Args:
+            num_classes: K.
+            options: some of the constructor's keywords.
+        """
+        defaults = {
+            name: parameter.default
+            for name, parameter in inspect.signature(cls).parameters.items()
+            if name not in ("num_classes", "pretrained")
+        }
+        return defaults | options
 
     def forward(self, images: Tensor) -> Prediction:
         """Segments normalised RGB images (N, 3, H, W) of any height and width."""
@@ -96,10 +129,10 @@ class Segmenter(nn.Module):
                 # labels would drop exactly the thin classes that these papers are about.
                 logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
                 terms[name] = weight * cross_entropy(logits, labels)
-        if "offsets" in prediction.maps:
+        if OFFSETS in prediction.maps:
             # Guided upsampling samples somewhere whatever the offset: without this term, which is 0 or
             # NaN, the loss would look sound.
-            terms["offsets"] = (prediction.maps["offsets"].detach() * 0).sum()
+            terms["offsets"] = (prediction.maps[OFFSETS].detach() * 0).sum()
         return terms
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -33,7 +33,11 @@ BACKBONES = (NANO, *DEPTHS)
 """Backbones that are not timm's: the stand-in and Mix Transformer. Every Swin of timm is valid too."""
 
 Attention = Literal["auto", "window", "global"]
-Decoder = Literal["fpn", "maskformer", "mask2former", "fapn", "msfapn"]
+DecoderKind = Literal["fpn", "maskformer", "mask2former", "fapn", "msfapn"]
+
+
+MOST_CLASSES_IN_WINDOWS = 19
+"""With more, the authors let the deep stages of some backbones attend over the whole map."""
 
 
 class SeMaskEncoder(nn.Module):
@@ -109,6 +113,8 @@ class SeMaskSegmenter(Segmenter):
         ValueError: a backbone that is not a hierarchical transformer, or an option outside its range.
     """
 
+    training_only = frozenset({"prior_weight", "drop_path"})
+
     def __init__(
         self,
         num_classes: int,
@@ -116,7 +122,7 @@ class SeMaskSegmenter(Segmenter):
         backbone: str = "swin_tiny_patch4_window7_224",
         pretrained: bool | str = False,
         semantic_stages: tuple[int, ...] | list[int] = (1, 2, 3, 4),
-        decoder: Decoder = "fpn",
+        decoder: DecoderKind = "fpn",
         attention: Attention = "auto",
         fixed_lambda: float | None = None,
         prior_weight: float = 0.4,
@@ -146,6 +152,18 @@ class SeMaskSegmenter(Segmenter):
             f"backbone is {name!r}, which is not a hierarchical transformer; expected a Swin of timm such as "
             f"'swin_tiny_patch4_window7_224' or one of {', '.join(BACKBONES)}"
         )
+
+    @classmethod
+    def settled_options(cls, num_classes: int, **options: Any) -> dict[str, Any]:
+        """See ``Segmenter``. Up to 19 classes the authors' rule is attention within windows everywhere."""
+        settled = super().settled_options(num_classes, **options)
+        settled["semantic_stages"] = sorted(settled["semantic_stages"])
+        if settled["attention"] == "auto" and num_classes <= MOST_CLASSES_IN_WINDOWS:
+            settled["attention"] = "window"
+        silent = set()
+        if not settled["semantic_stages"]:
+            silent |= {"attention", "fixed_lambda", "prior_weight"}
+        return {name: value for name, value in settled.items() if name not in silent}
 
     def forward(self, images: Tensor) -> Prediction:
         """Segments normalised RGB images (N, 3, H, W) of any height and width.
@@ -203,8 +221,8 @@ def check_options(
         raise ValueError(
             f"semantic_stages is {stages}; expected distinct stages from 1 to 4, as the backbones have 4"
         )
-    if decoder not in get_args(Decoder):
-        raise ValueError(f"decoder is {decoder!r}; expected one of {', '.join(get_args(Decoder))}")
+    if decoder not in get_args(DecoderKind):
+        raise ValueError(f"decoder is {decoder!r}; expected one of {', '.join(get_args(DecoderKind))}")
     if guided_upsampling and decoder != "fpn":
         raise ValueError(f"guided_upsampling is true with decoder {decoder!r}; expected decoder 'fpn'")
     if attention not in get_args(Attention):
@@ -219,7 +237,7 @@ def semantic_windows(
     attention: Attention, trunk: HierarchicalTransformer, num_classes: int
 ) -> list[int | None]:
     """For each stage the side of the Semantic Layer's windows, ``None`` for the whole map."""
-    deep_is_global = trunk.prefers_global and num_classes > 19
+    deep_is_global = trunk.prefers_global and num_classes > MOST_CLASSES_IN_WINDOWS
     is_global = {
         "auto": [False, False, deep_is_global, deep_is_global],
         "window": [False] * 4,
@@ -229,7 +247,7 @@ def semantic_windows(
 
 
 def create_decoder(
-    name: Decoder, trunk: HierarchicalTransformer, num_classes: int, guided_upsampling: bool
+    name: DecoderKind, trunk: HierarchicalTransformer, num_classes: int, guided_upsampling: bool
 ) -> nn.Module:
     """Builds a decoder; only the ones of masks cost the time of importing ``transformers``."""
     if name == "fpn":

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import backbones
-from models.parts.checkpointing import run
+from models.parts.checkpointing import run_checkpointed
 from models.parts.layers import ConvNormAct, upsample
 from models.parts.semantic_guidance import (
     GATHER_EXTENT,
@@ -87,6 +87,8 @@ class SPGNet(Segmenter):
         ValueError: a value outside these ranges, or an encoder without the four levels.
     """
 
+    training_only = frozenset({"checkpoint"})
+
     def __init__(
         self,
         num_classes: int,
@@ -129,6 +131,17 @@ class SPGNet(Segmenter):
                 extent = GATHER_EXTENT if reweighting == "ge" else None
                 guidance = PooledGuidance(width, excitation, identity, extent)
             self.guidance.append(guidance)
+
+    @classmethod
+    def settled_options(cls, num_classes: int, **options: Any) -> dict[str, Any]:
+        """See ``Segmenter``. One stage has nothing between stages; without a mask nothing is excited."""
+        settled = super().settled_options(num_classes, **options)
+        silent = set()
+        if settled["stages"] == 1:
+            silent |= {"reweighting", "excitation", "identity", "supervision", "cross_stage_aggregation"}
+        elif settled["reweighting"] == "none":
+            silent |= {"excitation", "identity"}
+        return {name: value for name, value in settled.items() if name not in silent}
 
     def forward(self, images: Tensor) -> Prediction:
         """Images (N, 3, H, W) to class scores; see the class for ``auxiliary`` and ``maps``."""
@@ -233,13 +246,13 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, previous: StageFeatures | None) -> list[Tensor]:
         """Stage input to features at 1/4, 1/8, 1/16 and 1/32 of the image."""
-        x = run(self.entry, x, checkpoint=self.checkpoint)
+        x = run_checkpointed(self.entry, x, checkpoint=self.checkpoint)
         features: list[Tensor] = []
         for i, level in enumerate(self.levels):
-            x = run(level, x, checkpoint=self.checkpoint)
+            x = run_checkpointed(level, x, checkpoint=self.checkpoint)
             if self.aggregation is not None and previous is not None:
                 inputs = x, previous.encoder[i], previous.decoder[i]
-                x = run(self.aggregation[i], *inputs, checkpoint=self.checkpoint)
+                x = run_checkpointed(self.aggregation[i], *inputs, checkpoint=self.checkpoint)
             features.append(x)
         return features
 
@@ -287,9 +300,9 @@ class Decoder(nn.Module):
         x = self.context(features[-1])
         decoded: list[Tensor] = []
         for feature, module in zip(reversed(features), reversed(self.upsample), strict=True):
-            x = run(module, x, feature, checkpoint=self.checkpoint)
+            x = run_checkpointed(module, x, feature, checkpoint=self.checkpoint)
             decoded.append(x)
-        return decoded[::-1], run(self.output, x, checkpoint=self.checkpoint)
+        return decoded[::-1], run_checkpointed(self.output, x, checkpoint=self.checkpoint)
 
 
 class UpsampleModule(nn.Module):

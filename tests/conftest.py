@@ -1,11 +1,14 @@
-"""A small world for the stages: a folder with a params file of two experiments and tiny pictures."""
+"""A small workspace for the stages: a folder with a params file of two experiments and tiny pictures."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from PIL import Image
 from experiments.running import command
 
 ROOT = Path(__file__).resolve().parent.parent
+_WITH_WORKERS = ("train", "evaluate", "complexity", "speed")
 
 
 def tiny_params() -> dict[str, Any]:
@@ -43,7 +47,9 @@ def tiny_params() -> dict[str, Any]:
             "learning_rate": {"sgd": 0.02},
             "pretrained": False,
         },
-        "training": {"workers": 0, "checkpoint_every": 2, "log_every": 2},
+        "recipes": {},
+        "experiments": {},
+        "training": {"threads": 1, "checkpoint_every": 2, "log_every": 2},
         "evaluation": {"batch_size": 2, "trimap_widths": [1, 3], "gallery": 2},
         "speed": {"size": [32, 64], "warmup": 0, "repetitions": 2},
     }
@@ -67,33 +73,44 @@ def tiny_params() -> dict[str, Any]:
                 "table": "ablation",
                 "row": "multi, shared",
                 "model": "gun",
-                "options": {"guidance": "none"},
+                "options": {"backbone": "drn_d_14_narrow", "guidance": "none"},
                 "dataset": "cityscapes",
                 "recipe": "plain",
             },
         },
+        "claims": {},
     }
 
 
-class World:
+class Workspace:
     """A working folder with a params file."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.params = tiny_params()
 
-    def write(self) -> World:
+    @property
+    def profile(self) -> dict[str, Any]:
+        """The profile in force."""
+        profile: dict[str, Any] = self.params["profiles"][self.params["profile"]]
+        return profile
+
+    def write(self) -> Workspace:
         """Writes params.yaml."""
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params, sort_keys=False))
+        # Through JSON, which knows no aliases: params.yaml refuses them.
+        plain = json.loads(json.dumps(self.params))
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
         return self
 
     def call(self, name: str, *arguments: str) -> str:
         """Runs a stage in this process, without waiting for another interpreter to start.
 
         Returns:
-            The line that it ends with on standard error, empty if it succeeds.
+            The line that it ends with, empty if it succeeds.
         """
         module = importlib.import_module(f"experiments.{name}")
+        if name in _WITH_WORKERS and "--workers" not in arguments:
+            arguments = (*arguments, "--workers", "0")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [name, *arguments])
             try:
@@ -114,6 +131,24 @@ class World:
         )
 
 
+def workers_in(folder: Path) -> list[int]:
+    """Other processes than this one that work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if Path(os.readlink(process / "cwd")) == folder and int(process.name) != os.getpid():
+                found.append(int(process.name))
+    return found
+
+
+def wait_until_gone(folder: Path, seconds: float = 30) -> None:
+    """Waits for the processes that work in a folder to end."""
+    deadline = time.monotonic() + seconds
+    while found := workers_in(folder):
+        assert time.monotonic() < deadline, f"still running: {found}"
+        time.sleep(0.02)
+
+
 def stage_environment() -> dict[str, str]:
     """The environment of a stage that is run as a command."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -121,10 +156,17 @@ def stage_environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """An empty working folder with tiny params; the test runs inside it."""
     monkeypatch.chdir(tmp_path)
-    return World(tmp_path).write()
+    return Workspace(tmp_path).write()
+
+
+@pytest.fixture
+def prepared(workspace: Workspace) -> Workspace:
+    """A workspace whose data are prepared."""
+    assert not workspace.call("prepare")
+    return workspace
 
 
 @pytest.fixture

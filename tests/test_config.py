@@ -8,18 +8,20 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import ROOT, World, tiny_params
+from conftest import ROOT, Workspace, tiny_params
 
 import models
 from experiments import datasets
-from experiments.config import params as config
+from experiments.config import model_options
+from experiments.config.params import Params, load_params
+from experiments.config.run import Run
 from experiments.config.strict import ConfigError
 
 
-def load(params: dict[str, Any], folder: Path) -> config.Params:
+def load(params: dict[str, Any], folder: Path) -> Params:
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(params, sort_keys=False))
-    return config.load(path)
+    return load_params(path)
 
 
 def at(params: dict[str, Any], path: str) -> dict[str, Any]:
@@ -125,13 +127,13 @@ REFUSED: list[tuple[str, Change, str, str]] = [
     (
         "an unknown loss",
         lambda p: at(p, "recipes/plain").update(loss={"name": "ohm"}),
-        "recipes.plain.loss.name",
-        "did you mean 'ohem'",
+        "recipes.plain.loss",
+        "'cross-entropy', 'ohem', 'class-balanced'",
     ),
     (
         "a loss's option of a wrong type",
-        lambda p: at(p, "recipes/plain").update(loss={"name": "ohem", "options": {"threshold": "high"}}),
-        "recipes.plain.loss.options.threshold",
+        lambda p: at(p, "recipes/plain").update(loss={"name": "ohem", "threshold": "high"}),
+        "recipes.plain.loss.threshold",
         "valid number, found 'high'",
     ),
     (
@@ -157,6 +159,54 @@ REFUSED: list[tuple[str, Change, str, str]] = [
         lambda p: at(p, "recipes/plain/augmentation").update(scale=[2.0, 0.5]),
         "recipes.plain.augmentation",
         "smaller factor first",
+    ),
+    (
+        "a recipe that extends an unknown one",
+        lambda p: p["recipes"].update(other={"extends": "plane"}),
+        "recipes.other.extends",
+        "unknown recipe 'plane'; did you mean 'plain'",
+    ),
+    (
+        "a recipe that extends itself",
+        lambda p: p["recipes"].update(other={"extends": "other"}),
+        "recipes.other.extends",
+        "'other' goes in a circle",
+    ),
+    (
+        "recipes that extend each other",
+        lambda p: p["recipes"].update(a={"extends": "b"}, b={"extends": "a"}),
+        "recipes.a.extends",
+        "'b' goes in a circle",
+    ),
+    (
+        "a recipe that extends one that extends another",
+        lambda p: p["recipes"].update(a={"extends": "plain"}, b={"extends": "a"}),
+        "recipes.b.extends",
+        "'a' itself extends 'plain'; expected a recipe that extends none",
+    ),
+    (
+        "a profile's change of an unknown recipe",
+        lambda p: at(p, "profiles/tiny/recipes").update(plane={}),
+        "profiles.tiny.recipes.plane",
+        "did you mean 'plain'",
+    ),
+    (
+        "a profile's change of a recipe to something impossible",
+        lambda p: at(p, "profiles/tiny/recipes").update(plain={"steps": 0}),
+        "profiles.tiny.recipes.plain.steps",
+        "greater than or equal to 1, found 0",
+    ),
+    (
+        "a profile's change of an unknown experiment",
+        lambda p: at(p, "profiles/tiny/experiments").update({"gun-smal": {}}),
+        "profiles.tiny.experiments.gun-smal",
+        "did you mean 'gun-small'",
+    ),
+    (
+        "a profile's change of a key that a recipe has not",
+        lambda p: at(p, "profiles/tiny/experiments").update({"gun-small": {"step": 3}}),
+        "profiles.tiny.experiments.gun-small.step",
+        "did you mean 'steps'",
     ),
     ("no seeds", lambda p: p.update(seeds=[]), "seeds", "at least 1 item"),
     ("a seed twice", lambda p: p.update(seeds=[1, 1]), "seeds", "names a seed twice"),
@@ -185,29 +235,50 @@ def test_refuses_a_file_that_is_not_yaml(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("profile: quick\nseeds: [0\nprofiles: {}\n")
     with pytest.raises(ConfigError, match=r"params.yaml, line 3: not valid YAML"):
-        config.load(path)
+        load_params(path)
 
 
 def test_refuses_a_key_that_is_given_twice(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(tiny_params()) + "seeds: [3]\n")
     with pytest.raises(ConfigError, match="'seeds' is given twice"):
-        config.load(path)
+        load_params(path)
+
+
+def test_refuses_anchors_which_dvc_would_write_out(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("profile: &p quick\nseeds: [0]\nprofiles: {a: *p}\n")
+    with pytest.raises(
+        ConfigError, match=r"params.yaml, line 1: not valid YAML: the anchor or alias 'p'; write"
+    ):
+        load_params(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: " + "[" * 5000 + "]" * 5000, "a: " + "{b: " * 100 + "1" + "}" * 100],
+    ids=["lists", "mappings"],
+)
+def test_refuses_deep_nesting(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="nested more than 20 levels deep"):
+        load_params(path)
 
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="run from the repository's root"):
-        config.load(tmp_path / "params.yaml")
+        load_params(tmp_path / "params.yaml")
 
 
 def test_a_number_in_exponent_form_is_a_number(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(tiny_params()).replace("learning_rate: 0.01", "learning_rate: 1e-2"))
-    assert config.load(path).recipes["plain"].learning_rate == 0.01
+    assert load_params(path).recipes["plain"].learning_rate == 0.01
 
 
-def test_the_profile_scales_and_the_experiment_keeps_the_papers_configuration(world: World) -> None:
-    run = config.load().run("spgnet-small")
+def test_the_profile_scales_and_the_experiment_keeps_the_papers_configuration(workspace: Workspace) -> None:
+    run = load_params().run("spgnet-small")
     assert run.options == {"backbone": "resnet18", "stages": 2}
     assert run.experiment.options["backbone"] == "resnet50"
     assert (run.recipe.steps, run.recipe.crop, run.recipe.learning_rate) == (4, (32, 64), 0.02)
@@ -215,10 +286,81 @@ def test_the_profile_scales_and_the_experiment_keeps_the_papers_configuration(wo
     assert run.dataset == "scenes"
 
 
-def test_a_shorter_training_warms_up_for_the_same_share(world: World) -> None:
-    world.params["recipes"]["plain"]["warmup"] = {"steps": 50}
-    world.write()
-    assert config.load().run("gun-small").recipe.warmup.steps == 2  # of 4, as 50 of 100
+def test_a_shorter_training_warms_up_for_the_same_share(workspace: Workspace) -> None:
+    workspace.params["recipes"]["plain"]["warmup"] = {"steps": 50}
+    workspace.write()
+    assert load_params().run("gun-small").recipe.warmup.steps == 2  # of 4, as 50 of 100
+
+
+def test_a_recipe_takes_from_the_one_that_it_extends_what_it_does_not_say_itself(
+    workspace: Workspace,
+) -> None:
+    workspace.params["recipes"]["other"] = {"extends": "plain", "momentum": 0.5}
+    workspace.write()
+    params = load_params()
+    assert params.recipes["other"] == params.recipes["plain"].model_copy(update={"momentum": 0.5})
+
+
+def test_a_profile_changes_all_recipes_then_one_then_one_experiment(workspace: Workspace) -> None:
+    profile = workspace.profile
+    profile["recipes"] = {"plain": {"learning_rate": 0.3, "clip_gradient": 1.0}}
+    profile["experiments"] = {"gun-small": {"clip_gradient": 0.1, "steps": 7}}
+    workspace.write()
+    params = load_params()
+    both = {key: params.run(key).recipe for key in params.experiments}
+    assert {key: (r.learning_rate, r.clip_gradient, r.steps) for key, r in both.items()} == {
+        "spgnet-small": (0.3, 1.0, 4),
+        "gun-small": (0.3, 0.1, 7),
+    }
+
+
+def test_a_paper_is_free_and_so_is_its_table(workspace: Workspace) -> None:
+    workspace.params["experiments"]["gun-small"] |= {"paper": "mine", "table": "first-try"}
+    workspace.write()
+    assert load_params().run("gun-small").experiment.paper == "mine"
+
+
+def test_what_the_check_of_the_models_found_is_kept(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_params()
+    monkeypatch.setattr(model_options, "_ask_models", lambda *_: pytest.fail("asked again"))
+    assert load_params().run("gun-small").settled.here["guidance"] == "none"
+
+
+def test_dvc_changes_one_line_for_each_setting(tmp_path: Path) -> None:
+    """With DVC's own function: params.yaml is kept as DVC writes it."""
+    from dvc.utils.hydra import apply_overrides
+
+    path = tmp_path / "params.yaml"
+    before = (ROOT / "params.yaml").read_text()
+    path.write_text(before)
+    apply_overrides(path, [])
+    assert path.read_text() == before
+    settings = [
+        "experiments.gun-fusion.options.guidance=high-res",
+        "recipes.gun.learning_rate=0.002",
+        "profiles.quick.recipe.steps=30",
+        "profiles.quick.evaluation.gallery=2",
+        "profile=camvid-cpu",
+    ]
+    apply_overrides(path, settings)
+    changed = [
+        (old, new)
+        for old, new in zip(before.splitlines(), path.read_text().splitlines(), strict=True)
+        if old != new
+    ]
+    assert len(changed) == 5
+    loaded = load_params(path)
+    # A recipe that others extend still reaches them.
+    assert loaded.recipes["gun-aug-none"].learning_rate == 0.002
+    assert loaded.experiments["gun-fusion"].options["guidance"] == "high-res"
+
+
+def test_marks_and_questions_are_explained_where_they_stand() -> None:
+    text = (ROOT / "params.yaml").read_text()
+    assert "RQ" not in text
+    assert "notes" not in text
 
 
 @pytest.mark.parametrize("profile", ["quick", "camvid-cpu", "camvid", "paper"])
@@ -226,7 +368,7 @@ def test_the_projects_own_params_are_valid_in_every_profile(profile: str, tmp_pa
     text = (ROOT / "params.yaml").read_text().replace("profile: quick", f"profile: {profile}", 1)
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    params = config.load(path)
+    params = load_params(path)
     assert params.profile == profile
     for key, experiment in params.experiments.items():
         assert params.run(key).dataset in datasets.names()
@@ -236,7 +378,7 @@ def test_the_projects_own_params_are_valid_in_every_profile(profile: str, tmp_pa
 @pytest.mark.parametrize("name", models.names())
 def test_every_experiment_builds_and_runs_in_every_profile(name: str, tmp_path: Path) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    networks: dict[str, config.Run] = {}
+    networks: dict[str, Run] = {}
     for profile in params["profiles"]:
         loaded = load(params | {"profile": profile}, tmp_path)
         runs = [loaded.run(key) for key, entry in loaded.experiments.items() if entry.model == name]
@@ -256,5 +398,5 @@ def test_the_experiments_of_one_model_are_enough(model: str, tmp_path: Path) -> 
 
 
 def test_every_recipe_is_used() -> None:
-    params = config.load(ROOT / "params.yaml")
+    params = load_params(ROOT / "params.yaml")
     assert {experiment.recipe for experiment in params.experiments.values()} == set(params.recipes)

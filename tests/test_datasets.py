@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import World
+from conftest import Workspace
 from PIL import Image
+from pydantic import ValidationError
 
-from experiments import datasets, prepare
-from experiments.datasets.base import DataError, Dataset, Pixels, Split
-from experiments.running import storage
-from experiments.samples.prepared import PreparedDataset, read_pair
+from experiments import datasets
+from experiments.config.params import load_params
+from experiments.datasets.base import DataError, Dataset, Pixels, Split, read_image
+from experiments.running.locks import Locks
+from experiments.samples.prepared import PreparedDataset
+from experiments.samples.stream import read_pair
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
@@ -22,19 +26,24 @@ def write(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def use(world: World, name: str, options: dict[str, Any], **profile: Any) -> None:
+def use(workspace: Workspace, name: str, options: dict[str, Any], **profile: Any) -> None:
     """Makes a data set the tiny profile's only one."""
-    world.params["profiles"]["tiny"] |= {"datasets": {name: options}, "stand_in": name, **profile}
-    world.write()
+    workspace.profile.update({"datasets": {name: options}, "stand_in": name, **profile})
+    workspace.write()
 
 
-def refusal(world: World) -> str:
+def load() -> PreparedDataset:
+    """The tiny profile's data set, as the stages read it."""
+    return PreparedDataset.load(load_params().run("gun-small"))
+
+
+def refusal(workspace: Workspace) -> str:
     """What prepare says when it refuses: one line, exit code 1, nothing left behind."""
-    message = world.call("prepare")
+    message = workspace.call("prepare")
     assert message.startswith("prepare: ")
     assert "\n" not in message
-    assert not (world.folder / "data/prepared").exists()
-    assert not list(world.folder.glob("data/.*"))
+    assert not (workspace.folder / "data/prepared/tiny/camvid").exists()
+    assert not list(workspace.folder.glob("data/.*"))
     return message
 
 
@@ -57,6 +66,24 @@ class TestCamVid:
             (camvid / folder).rename(camvid / folder.replace("val", "test"))
         dataset = datasets.create("camvid", {"root": str(camvid), "evaluate_on": "test"})
         assert dataset.names("val") == ["val_0", "val_1"]
+        assert dataset.released_split("val") == "test"
+
+    def test_training_on_both_splits_leaves_none_to_evaluate_on_but_test(self, camvid: Path) -> None:
+        for folder in ("val", "valannot"):
+            shutil.copytree(camvid / folder, camvid / folder.replace("val", "test"))
+        options = {"root": str(camvid), "train_on": "train+val", "evaluate_on": "test"}
+        assert len(datasets.create("camvid", options).names("train")) == 5
+        with pytest.raises(ValidationError, match="expected evaluate_on: test"):
+            datasets.create("camvid", options | {"evaluate_on": "val"})
+
+    def test_a_missing_image_is_laid_to_the_list_only_where_there_is_one(self, camvid: Path) -> None:
+        (camvid / "train.txt").write_text("train/none.png trainannot/none.png\n")
+        with pytest.raises(DataError, match=r"none.png: no such image, but train.txt lists it"):
+            datasets.create("camvid", {"root": str(camvid)}).names("train")
+        (camvid / "train.txt").unlink()
+        (camvid / "train/broken.png").symlink_to(camvid / "nowhere.png")
+        with pytest.raises(DataError, match=r"broken.png: no such image$"):
+            datasets.create("camvid", {"root": str(camvid)}).names("train")
 
     def test_an_image_without_labels_is_refused(self, camvid: Path) -> None:
         (camvid / "trainannot/train_1.png").unlink()
@@ -108,146 +135,344 @@ class TestADE20K:
         return path
 
 
-@pytest.mark.parametrize("name", datasets.names())
+@pytest.mark.parametrize("name", [name for name in datasets.names() if name != "folders"])
 def test_every_data_set_has_distinct_classes_and_colours(name: str) -> None:
     classes = datasets.dataset_class(name).classes
     assert len({c.name for c in classes}) == len({c.colour for c in classes}) == len(classes)
 
 
 class TestPrepare:
-    def test_the_manifest_describes_the_data(self, world: World, camvid: Path) -> None:
-        use(world, "camvid", {"root": str(camvid)})
-        assert not world.call("prepare")
-        data = PreparedDataset.load("camvid")
+    def test_the_manifest_describes_the_data(self, workspace: Workspace, camvid: Path) -> None:
+        use(workspace, "camvid", {"root": str(camvid)})
+        assert not workspace.call("prepare")
+        data = load()
         labels = np.stack([np.asarray(Image.open(camvid / f"trainannot/train_{i}.png")) for i in range(3)])
         images = np.stack([np.asarray(Image.open(camvid / f"train/train_{i}.png")) for i in range(3)]) / 255
-        assert data.class_pixels["train"] == [(labels == c).sum() for c in range(11)]
+        assert data.train.class_pixels == [(labels == c).sum() for c in range(11)]
         np.testing.assert_allclose(data.mean, images.mean((0, 1, 2)), atol=1e-6)
         np.testing.assert_allclose(data.std, images.std((0, 1, 2)), atol=1e-6)
-        sample = data.samples["train"][0]
+        sample = data.train.samples[0]
         assert sample.image == camvid / "train/train_0.png"  # unchanged images are not copied
         assert read_pair(sample)[1].max() == 255
 
-    def test_resizing_leaves_validation_labels_at_their_size(self, world: World, camvid: Path) -> None:
-        use(world, "camvid", {"root": str(camvid)}, image_size=[12, 16])
-        assert not world.call("prepare")
-        data = PreparedDataset.load("camvid")
+    def test_resizing_leaves_validation_labels_at_their_size(
+        self, workspace: Workspace, camvid: Path
+    ) -> None:
+        use(workspace, "camvid", {"root": str(camvid)}, image_size=[12, 16])
+        assert not workspace.call("prepare")
+        data = load()
         shapes = {
-            split: [tuple(tensor.shape[-2:]) for tensor in read_pair(data.samples[split][0])]
-            for split in ("train", "val")
+            name: [tuple(tensor.shape[-2:]) for tensor in read_pair(split.samples[0])]
+            for name, split in (("train", data.train), ("val", data.val))
         }
         assert shapes == {"train": [(12, 16), (12, 16)], "val": [(12, 16), (24, 32)]}
 
-    def test_the_digest_changes_with_a_single_pixel(self, world: World, camvid: Path) -> None:
-        use(world, "camvid", {"root": str(camvid)})
+    def test_the_digest_changes_with_a_single_pixel(self, workspace: Workspace, camvid: Path) -> None:
+        use(workspace, "camvid", {"root": str(camvid)})
         digests = []
         for value in (0, 0, 1):
             path = camvid / "valannot/val_1.png"
             labels = np.asarray(Image.open(path)).copy()
             labels[0, 0] = value
             write(path, labels)
-            assert not world.call("prepare")
-            digests.append(PreparedDataset.load("camvid").digest)
+            assert not workspace.call("prepare")
+            digests.append(load().val.digest)
         assert digests[0] == digests[1] != digests[2]
 
-    def test_a_missing_root(self, world: World) -> None:
-        use(world, "camvid", {"root": "nowhere"})
-        assert "nowhere: no such folder; set the data set's 'root' in params.yaml" in refusal(world)
+    def test_a_missing_root(self, workspace: Workspace) -> None:
+        use(workspace, "camvid", {"root": "nowhere"})
+        assert "nowhere: no such folder; set the data set's 'root' in params.yaml" in refusal(workspace)
 
-    def test_as_a_command_it_ends_with_one_line_and_exit_code_1(self, world: World) -> None:
-        use(world, "camvid", {"root": "nowhere"})
-        done = world.stage("prepare")
+    def test_as_a_command_it_ends_with_one_line_and_exit_code_1(self, workspace: Workspace) -> None:
+        use(workspace, "camvid", {"root": "nowhere"})
+        done = workspace.stage("prepare")
         assert done.returncode == 1
         assert done.stderr.startswith("prepare: nowhere: no such folder")
         assert len(done.stderr.strip().splitlines()) == 1
 
-    def test_a_truncated_image(self, world: World, camvid: Path) -> None:
+    def test_a_truncated_image(self, workspace: Workspace, camvid: Path) -> None:
         path = camvid / "train/train_2.png"
         path.write_bytes(path.read_bytes()[:200])
-        use(world, "camvid", {"root": str(camvid)})
-        assert "train_2.png: does not decode as an image" in refusal(world)
+        use(workspace, "camvid", {"root": str(camvid)})
+        assert "train_2.png: does not decode as an image" in refusal(workspace)
 
-    def test_labels_of_another_size(self, world: World, camvid: Path) -> None:
+    def test_labels_of_another_size(self, workspace: Workspace, camvid: Path) -> None:
         write(camvid / "valannot/val_0.png", np.zeros((24, 30), np.uint8))
-        use(world, "camvid", {"root": str(camvid)})
-        assert "valannot/val_0.png: labels are 24 x 30 (height x width); expected 24 x 32" in refusal(world)
+        use(workspace, "camvid", {"root": str(camvid)})
+        assert "valannot/val_0.png: labels are 24 x 30 (height x width); expected 24 x 32" in refusal(
+            workspace
+        )
 
-    def test_an_illegal_label_value(self, world: World, camvid: Path) -> None:
+    def test_an_illegal_label_value(self, workspace: Workspace, camvid: Path) -> None:
         write(camvid / "trainannot/train_1.png", np.full((24, 32), 12, np.uint8))
-        use(world, "camvid", {"root": str(camvid)})
-        assert "train_1.png: holds the label value 12; expected 0 to 11" in refusal(world)
+        use(workspace, "camvid", {"root": str(camvid)})
+        assert "train_1.png: holds the label value 12; expected 0 to 11" in refusal(workspace)
 
-    def test_colour_labels(self, world: World, camvid: Path) -> None:
+    def test_colour_labels(self, workspace: Workspace, camvid: Path) -> None:
         write(camvid / "trainannot/train_1.png", np.zeros((24, 32, 3), np.uint8))
-        use(world, "camvid", {"root": str(camvid)})
-        assert "labels are a RGB image; expected one 8-bit channel" in refusal(world)
+        use(workspace, "camvid", {"root": str(camvid)})
+        assert "labels are a RGB image; expected one 8-bit channel" in refusal(workspace)
 
-    def test_an_empty_split(self, world: World, camvid: Path) -> None:
+    def test_an_empty_split(self, workspace: Workspace, camvid: Path) -> None:
         shutil.rmtree(camvid / "val")
         (camvid / "val").mkdir()
-        use(world, "camvid", {"root": str(camvid)})
-        assert "split 'val' is empty; expected at least one image" in refusal(world)
+        use(workspace, "camvid", {"root": str(camvid)})
+        assert "split 'val' is empty; expected at least one image" in refusal(workspace)
 
-    def test_a_refused_data_set_leaves_what_was_prepared_before(self, world: World, camvid: Path) -> None:
-        use(world, "camvid", {"root": str(camvid)})
-        assert not world.call("prepare")
-        before = (world.folder / "data/prepared/manifest.json").read_bytes()
+    def test_a_refused_data_set_leaves_what_was_prepared_before(
+        self, workspace: Workspace, camvid: Path
+    ) -> None:
+        use(workspace, "camvid", {"root": str(camvid)})
+        assert not workspace.call("prepare")
+        before = self.manifest.read_bytes()
         (camvid / "train/train_0.png").write_bytes(b"")
-        assert world.call("prepare")
-        assert (world.folder / "data/prepared/manifest.json").read_bytes() == before
+        assert workspace.call("prepare")
+        assert self.manifest.read_bytes() == before
 
-    def test_an_output_folder_that_cannot_be_written(self, world: World) -> None:
-        (world.folder / "data").write_text("a file where the folder should be")
-        assert world.call("prepare").startswith("prepare: data/prepared: cannot be written")
+    manifest = Path("data/prepared/tiny/camvid/manifest.json")
 
-    def test_constant_images_have_a_positive_deviation(self, tmp_path: Path) -> None:
-        class Grey(Dataset):
+    def test_what_has_not_changed_is_not_read_again(
+        self, workspace: Workspace, camvid: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use(workspace, "camvid", {"root": str(camvid)})
+        assert not workspace.call("prepare")
+        written = self.manifest.stat().st_mtime_ns
+        assert not workspace.call("prepare")
+        assert self.manifest.stat().st_mtime_ns == written
+        assert not workspace.call("prepare", "--again")
+        assert self.manifest.stat().st_mtime_ns != written
+
+    def test_each_profile_has_its_own(self, workspace: Workspace) -> None:
+        assert not workspace.call("prepare")
+        workspace.params["profiles"]["other"] = workspace.profile
+        workspace.params["profile"] = "other"
+        workspace.write()
+        assert not workspace.call("prepare")
+        assert sorted(path.name for path in Path("data/prepared").iterdir()) == ["other", "tiny"]
+
+    def test_an_output_folder_that_cannot_be_written(self, workspace: Workspace) -> None:
+        (workspace.folder / "data").write_text("a file where the folder should be")
+        assert workspace.call("prepare").startswith("prepare: data/prepared/tiny/scenes: cannot be written")
+
+    def test_while_a_training_reads_them_data_that_changed_are_left_alone(
+        self, workspace: Workspace, camvid: Path
+    ) -> None:
+        use(workspace, "camvid", {"root": str(camvid)})
+        assert not workspace.call("prepare")
+        write(camvid / "train/train_0.png", np.zeros((24, 32, 3), np.uint8))
+        with Locks(Path("results/tiny/locks")) as held:
+            assert held.acquire("training") is None
+            message = workspace.call("prepare")
+            assert "'camvid' has changed, but process" in message
+            assert len(message) < 200
+        assert not workspace.call("prepare")
+
+
+class TestAnyDataSet:
+    """What prepare checks of a data set whatever it checks itself."""
+
+    @pytest.fixture
+    def pairs(self, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        """A data set that only reads; the test sets what."""
+        pixels: dict[str, Any] = {
+            "image": np.full((4, 6, 3), 128, np.uint8), "labels": np.zeros((4, 6), np.uint8), "names": ["a"],
+        }  # fmt: skip
+
+        class Own(Dataset):
+            options_type = datasets.dataset_class("scenes").options_type
             classes = datasets.dataset_class("camvid").classes
 
-            def __init__(self, options: Any = None):
+            def __init__(self, options: Any):
                 pass
 
             def names(self, split: Split) -> list[str]:
-                return ["a"]
+                return list(pixels["names"])
 
             def read(self, split: Split, name: str) -> tuple[Pixels, Pixels]:
-                return np.full((4, 4, 3), 128, np.uint8), np.zeros((4, 4), np.uint8)
+                return pixels["image"], pixels["labels"]
 
-        manifest = prepare.prepare("grey", Grey(), tmp_path / "out", None)
-        assert min(manifest["std"]) > 0
-        json.dumps(manifest)
+        monkeypatch.setattr(datasets, "dataset_class", lambda _: Own)
+        return pixels
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (
+                {"labels": np.full((4, 6), 11, np.uint8)},
+                "train sample 'a': holds the label value 11; expected 0 to 10, 255",
+            ),
+            (
+                {"labels": np.zeros((4, 5), np.uint8)},
+                "labels are 4 x 5 (height x width); expected 4 x 6, as the image",
+            ),
+            ({"labels": np.zeros((4, 6), np.int64)}, "labels of 'a' are int64 (4, 6); expected uint8 (H, W)"),
+            (
+                {"image": np.zeros((4, 6), np.uint8)},
+                "image of 'a' are uint8 (4, 6); expected uint8 (H, W, 3)",
+            ),
+            ({"names": ["a", "a"]}, "split 'train' names 'a' twice"),
+            ({"names": ["../a"]}, "has a sample named '../a'; expected a name that can be a file's"),
+            ({"labels": None}, "reading 'a' failed (AttributeError"),
+        ],
+        ids=lambda value: "" if isinstance(value, dict) else value[:30],
+    )
+    def test_is_refused(
+        self, workspace: Workspace, pairs: dict[str, Any], changes: dict[str, Any], message: str
+    ) -> None:
+        pairs |= changes
+        if pairs["labels"] is None:
+            del pairs["labels"]
+            message = "reading 'a' failed (KeyError"
+        assert message in workspace.call("prepare")
+        assert not Path("data/prepared/tiny/scenes").exists()
+
+    def test_constant_images_have_a_positive_deviation(
+        self, workspace: Workspace, pairs: dict[str, Any]
+    ) -> None:
+        assert not workspace.call("prepare")
+        assert min(load().std) > 0
 
 
-class TestStorage:
-    def test_a_full_disk_is_one_clear_line_and_keeps_the_old_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "table.csv"
-        path.write_text("old")
+class TestChangedSincePrepared:
+    @pytest.fixture
+    def ready(self, workspace: Workspace, camvid: Path) -> Workspace:
+        use(workspace, "camvid", {"root": str(camvid)})
+        assert not workspace.call("prepare")
+        return workspace
 
-        def fill(partial: Path) -> None:
-            partial.write_text("half")
-            raise OSError(28, "No space left on device")
+    def test_an_edited_label_is_noticed(self, ready: Workspace, camvid: Path) -> None:
+        path = camvid / "trainannot/train_1.png"
+        labels = np.array(Image.open(path))
+        labels[0, 0] = (labels[0, 0] + 1) % 11
+        write(path, labels)
+        for stage in ("train", "evaluate"):
+            if stage == "evaluate":
+                continue  # nothing is trained
+            message = ready.call(stage, "gun-small")
+            assert (
+                "train_1.png: has changed since it was prepared; run 'python -m experiments.prepare'"
+                in message
+            )
 
-        with pytest.raises(storage.StorageError, match=r"table.csv: cannot be written \(No space left"):
-            storage.write(path, fill)
-        assert path.read_text() == "old"
-        assert list(tmp_path.iterdir()) == [path]
+    def test_replaced_photographs_are_noticed(self, ready: Workspace, camvid: Path) -> None:
+        assert not ready.call("train", "gun-small")
+        write(camvid / "val/val_0.png", np.zeros((24, 32, 3), np.uint8))
+        assert "val_0.png: has changed since it was prepared" in ready.call("evaluate", "gun-small")
 
-    def test_a_folder_is_replaced_whole_or_not_at_all(self, tmp_path: Path) -> None:
-        path = tmp_path / "out"
-        with storage.folder(path) as partial:
-            (partial / "a").write_text("1")
-        with pytest.raises(ZeroDivisionError), storage.folder(path) as partial:  # noqa: PT012
-            (partial / "b").write_text("2")
-            raise ZeroDivisionError
-        assert [p.name for p in path.iterdir()] == ["a"]
-        assert list(tmp_path.iterdir()) == [path]
+    def test_a_file_that_has_gone(self, ready: Workspace, camvid: Path) -> None:
+        (camvid / "val/val_1.png").unlink()
+        assert "val_1.png: has gone since it was prepared" in ready.call("train", "gun-small")
+
+    def test_the_same_content_at_another_time_is_the_same(self, ready: Workspace, camvid: Path) -> None:
+        path = camvid / "train/train_0.png"
+        path.write_bytes(path.read_bytes())
+        os.utime(path, (1, 1))
+        assert not ready.call("train", "gun-small")
+
+    def test_the_same_pixels_in_another_file_are_the_same_data(self, ready: Workspace, camvid: Path) -> None:
+        assert not ready.call("train", "gun-small")
+        path = camvid / "train/train_0.png"
+        with Image.open(path) as picture:
+            picture.load()
+            picture.save(path, compress_level=0)
+        assert not ready.call("prepare")
+        weights = Path("results/tiny/train/gun-small/seed-0/weights.safetensors")
+        written = weights.stat().st_mtime_ns
+        assert not ready.call("train", "gun-small")
+        assert weights.stat().st_mtime_ns == written
 
 
-def test_reading_a_pair_gives_torch_what_the_files_hold(world: World) -> None:
-    assert not world.call("prepare")
-    data = PreparedDataset.load("scenes")
-    image, labels = read_pair(data.samples["val"][0])
-    scenes = datasets.create("scenes", world.params["profiles"]["tiny"]["datasets"]["scenes"])
-    drawn, drawn_labels = scenes.read("val", data.samples["val"][0].name)
+class TestImages:
+    def test_16_bits_of_grey_are_scaled(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.png"
+        Image.fromarray(np.array([[0, 32768, 65535]], np.uint16)).save(path)
+        np.testing.assert_array_equal(read_image(path)[0, :, 0], [0, 128, 255])
+
+    def test_32_bits_are_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.tif"
+        Image.fromarray(np.zeros((2, 2), np.int32)).save(path)
+        with pytest.raises(DataError, match=r"a.tif: is an image of 32-bit values"):
+            read_image(path)
+
+    @pytest.mark.parametrize("side", [9500, 20000], ids=["large", "beyond Pillow's limit"])
+    def test_a_huge_image_is_refused_before_it_is_decoded(self, tmp_path: Path, side: int) -> None:
+        path = tmp_path / "a.png"
+        Image.new("1", (side, side)).save(path)
+        with pytest.raises(DataError, match=r"a.png: has .* pixels.*; make it smaller"):
+            read_image(path)
+
+
+class TestFolders:
+    """A data set of one's own without a line of code."""
+
+    @pytest.fixture
+    def options(self, camvid: Path) -> dict[str, Any]:
+        return {
+            "root": str(camvid),
+            "train": {"images": "train", "labels": "trainannot"},
+            "val": {"images": "val", "labels": "valannot"},
+            "classes": {f"class {i}": [i, 2 * i, 3 * i] for i in range(11)},
+            "ignored": [11],
+        }
+
+    def test_trains_and_scores(self, workspace: Workspace, options: dict[str, Any]) -> None:
+        use(workspace, "folders", options)
+        for stage, *keys in (["prepare"], ["train", "gun-small"], ["evaluate", "gun-small"]):
+            assert not workspace.call(stage, *keys)
+        scores = json.loads(Path("results/tiny/evaluate/gun-small.json").read_text())
+        assert set(scores["seeds"][0]["class_iou"]) == set(options["classes"])
+
+    def test_may_be_an_experiments_own(self, workspace: Workspace, options: dict[str, Any]) -> None:
+        use(workspace, "folders", options, stand_in=None)
+        for experiment in workspace.params["experiments"].values():
+            experiment["dataset"] = "folders"
+        workspace.write()
+        assert not workspace.call("prepare")
+        assert not workspace.call("complexity", "gun-small")
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"ignored": [3]}, "datasets.folders: ignored holds 3, which is the class 'class 3'"),
+            ({"classes": {}}, "datasets.folders.classes: "),
+            ({"classes": {"a": [0, 0]}}, "datasets.folders.classes.a: "),
+            ({"val": {"images": "val"}}, "datasets.folders.val.labels: missing"),
+        ],
+        ids=["ignored class", "no classes", "a colour of two", "no labels"],
+    )
+    def test_refuses(
+        self, workspace: Workspace, options: dict[str, Any], changes: dict[str, Any], message: str
+    ) -> None:
+        use(workspace, "folders", options | changes)
+        assert message in workspace.call("prepare")
+
+    def test_an_image_without_labels_is_named(
+        self, workspace: Workspace, options: dict[str, Any], camvid: Path
+    ) -> None:
+        (camvid / "trainannot/train_1.png").unlink()
+        use(workspace, "folders", options)
+        assert "train_1.png: has no labels" in workspace.call("prepare")
+
+
+def test_the_template_of_a_data_set_runs_as_it_is(tmp_path: Path) -> None:
+    from experiments.datasets import _template
+
+    for split in ("train", "val"):
+        write(tmp_path / split / "a.png", np.zeros((4, 6, 3), np.uint8))
+        write(tmp_path / split / "a_labels.png", np.ones((4, 6), np.uint8))
+    dataset = _template.DATASET(_template.Options(root=str(tmp_path)))
+    assert dataset.names("train") == ["a"]
+    image, labels = dataset.read("val", "a")
+    assert (image.shape, labels.max()) == ((4, 6, 3), 1)
+    assert all(path.is_file() for path in dataset.files("val", "a"))
+    assert "_template" not in datasets.names()
+
+
+def test_reading_a_pair_gives_torch_what_the_files_hold(workspace: Workspace) -> None:
+    assert not workspace.call("prepare")
+    data = load()
+    image, labels = read_pair(data.val.samples[0])
+    scenes = datasets.create("scenes", workspace.params["profiles"]["tiny"]["datasets"]["scenes"])
+    drawn, drawn_labels = scenes.read("val", data.val.samples[0].name)
     assert torch.equal(torch.as_tensor(image), torch.from_numpy(drawn).permute(2, 0, 1))
     assert torch.equal(torch.as_tensor(labels), torch.from_numpy(drawn_labels))

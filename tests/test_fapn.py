@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from models.decoders.fapn import FeatureAlignedPyramid, FeatureAlignment, PyramidLevel
+from models.decoders.fapn import DeformableAlignment, FeatureAlignedPyramid, PyramidLevel
 
 
 def test_a_new_alignment_samples_without_offsets_at_half_weight() -> None:
-    alignment = FeatureAlignment(32)
+    alignment = DeformableAlignment(32)
     lateral, other = torch.randn(2, 1, 32, 7, 5).unbind(0)
     convolved = 0.5 * F.conv2d(other, alignment.weight, padding=1)
     torch.testing.assert_close(alignment(lateral, other), convolved.relu() + lateral)
 
 
 def test_offsets_move_what_is_aligned() -> None:
-    alignment = FeatureAlignment(32)
+    alignment = DeformableAlignment(32)
     assert alignment.sampling.bias is not None
     with torch.no_grad():
         alignment.weight.zero_()
@@ -29,7 +29,7 @@ def test_offsets_move_what_is_aligned() -> None:
 
 
 def test_alignment_is_as_exact_in_half_precision_as_its_input() -> None:
-    alignment = FeatureAlignment(32).bfloat16()
+    alignment = DeformableAlignment(32).bfloat16()
     lateral, other = torch.randn(2, 1, 32, 4, 4, dtype=torch.bfloat16).unbind(0)
     assert alignment(lateral, other).dtype == torch.bfloat16
 

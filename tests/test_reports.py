@@ -1,140 +1,281 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, World
+from conftest import ROOT, Workspace
 from matplotlib.text import Text
 
 import models
-from experiments import complexity, tables
-from experiments.config import params as config
-from experiments.reporting import figures, published
-from experiments.running.command import StageError
+from experiments.config.params import load_params
+from experiments.measuring import counting
+from experiments.reporting import figures, published, tables
+from experiments.running.errors import StageError
+from experiments.running.storage import StorageError
 
-
-def write_scores(key: str, miou: float) -> None:
-    scores = {"profile": "tiny", "dataset": "scenes", "miou": miou, "pixel_accuracy": 0.5, "seeds": [{}]}
-    path = Path(f"results/evaluate/{key}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(scores))
+KEYS = ("spgnet-small", "gun-small")
+PUBLISHED = (
+    "paper,table,row,metric,value,unit,source\n"
+    'spgnet,cityscapes-test,"SPGNet, 2 x ResNet-50",miou,81.1,%,"a paper, table 1"\n'
+    "spgnet,cityscapes-test,Another & Co,miou,70,%,a paper\n"
+)
 
 
 @pytest.fixture(scope="module")
-def counted_and_timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real counts and timings of the tiny experiments."""
-    world = World(tmp_path_factory.mktemp("counted")).write()
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which every stage but the report has run."""
+    workspace = Workspace(tmp_path_factory.mktemp("finished")).write()
+    folder = workspace.folder / "results/published"
+    folder.mkdir(parents=True)
+    (folder / "spgnet.csv").write_text(PUBLISHED)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(world.folder)
-        assert not world.call("complexity")
-        assert not world.call("speed")
-    return world.folder / "results"
+        patch.chdir(workspace.folder)
+        for stage in ("prepare", "train", "evaluate", "complexity", "speed", "claims", "tables"):
+            assert not workspace.call(stage)
+    return workspace.folder
+
+
+def copy(source: str, target: str) -> None:
+    """Copies a file, but for weights, which nothing changes and which are large."""
+    (os.link if source.endswith(".safetensors") else shutil.copy2)(source, target)
 
 
 @pytest.fixture
-def measured(world: World, counted_and_timed: Path) -> World:
-    """A world with made-up scores and published numbers, real counts and timings."""
-    shutil.copytree(counted_and_timed, "results")
-    for key, miou in (("spgnet-small", 0.1234), ("gun-small", 0.25)):
-        write_scores(key, miou)
-    folder = Path("results/published")
-    folder.mkdir(parents=True)
-    (folder / "spgnet.csv").write_text(
-        "paper,table,row,metric,value,unit,source\n"
-        'spgnet,cityscapes-test,"SPGNet, 2 x ResNet-50",miou,81.1,%,"a paper, table 1"\n'
-        "spgnet,cityscapes-test,Another & Co,miou,70,%,a paper\n"
-    )
-    assert not world.call("tables")
-    return world
+def measured(workspace: Workspace, finished: Path) -> Workspace:
+    """A workspace with both experiments scored, counted and timed, and with tables."""
+    shutil.copytree(finished, workspace.folder, dirs_exist_ok=True, copy_function=copy)
+    return workspace
+
+
+@pytest.fixture
+def scored(measured: Workspace) -> Workspace:
+    """A workspace with one scored experiment and nothing else measured."""
+    for path in ("results/complexity.csv", "results/tiny/speed.csv", "results/tiny/summary.csv"):
+        Path(path).unlink()
+    for path in ("results/tiny/train/spgnet-small", "results/tiny/evaluate/spgnet-small", "reports"):
+        shutil.rmtree(path)
+    Path("results/tiny/evaluate/spgnet-small.json").unlink()
+    return measured
 
 
 class TestTables:
-    def test_the_summary_has_a_row_an_experiment_with_both_numbers(self, measured: World) -> None:
-        summary = pd.read_csv("results/summary.csv").set_index("experiment")
-        assert list(summary.index) == ["spgnet-small", "gun-small"]
-        assert summary.loc["spgnet-small", "measured_miou"] == 12.34
+    def test_the_summary_has_a_row_per_experiment_with_both_numbers(self, measured: Workspace) -> None:
+        summary = pd.read_csv("results/tiny/summary.csv").set_index("experiment")
+        assert list(summary.index) == list(KEYS)
+        scores = json.loads(Path("results/tiny/evaluate/spgnet-small.json").read_text())
+        assert summary.loc["spgnet-small", "measured_miou"] == round(100 * scores["miou"], 2)
         assert summary.loc["spgnet-small", "published_miou"] == 81.1
         assert summary.loc["spgnet-small", "published_source"] == "a paper, table 1"
         assert summary["published_miou"].isna()["gun-small"]
 
-    def test_a_papers_table_also_shows_the_rows_that_are_not_run(self, measured: World) -> None:
+    def test_a_papers_table_also_shows_the_rows_that_are_not_run(self, measured: Workspace) -> None:
         table = pd.read_csv("reports/tables/spgnet-cityscapes-test.csv")
         assert list(table["Method"]) == ["SPGNet, 2 x ResNet-50", "Another & Co"]
         assert list(table["Experiment"].fillna("")) == ["spgnet-small", ""]
 
-    def test_a_number_of_a_stand_in_says_that_it_is_not_comparable(self, measured: World) -> None:
+    def test_a_number_of_a_stand_in_says_that_it_is_not_comparable(self, measured: Workspace) -> None:
+        captions = json.loads(Path("reports/tables/captions.json").read_text())
+        assert "not comparable" in captions["spgnet-cityscapes-test"]
         for path in Path("reports/tables").glob("spgnet-*.*"):
             if path.suffix != ".csv":
                 assert "not comparable" in path.read_text()
         header = Path("reports/tables/spgnet-cityscapes-test.csv").read_text().splitlines()[0]
-        assert "mIoU % measured (tiny: scenes)" in header
+        assert "mIoU % measured (tiny: scenes val)" in header
 
-    def test_latex_escapes_what_it_must(self, measured: World) -> None:
+    def test_a_check_is_called_one(self, measured: Workspace) -> None:
+        measured.profile["scores"] = "check"
+        measured.write()
+        assert not measured.call("tables")
+        header = Path("reports/tables/spgnet-cityscapes-test.csv").read_text().splitlines()[0]
+        assert "mIoU % check (tiny: scenes val)" in header
+
+    def test_numbers_of_a_column_have_equal_decimals(self, measured: Workspace) -> None:
+        table = pd.read_csv("reports/tables/spgnet-cityscapes-test.csv", dtype=str)
+        assert list(table["mIoU % published"]) == ["81.10", "70.00"]
+
+    def test_a_small_network_has_more_than_0_parameters(self) -> None:
+        assert tables.cells(pd.Series([0.003, 59.52, None])) == ["0.0030", "59.5200", ""]
+
+    def test_the_iou_of_each_class_has_a_table(self, measured: Workspace) -> None:
+        table = pd.read_csv("reports/tables/class-iou-scenes.csv")
+        assert list(table["Experiment"]) == list(KEYS)
+        assert {"road", "bicycle"} <= set(table)
+
+    def test_latex_escapes_what_it_must(self, measured: Workspace) -> None:
         text = Path("reports/tables/spgnet-cityscapes-test.tex").read_text()
         assert r"Another \& Co" in text
         assert not re.search(r"(?<!\\)[%_]", text.split(r"\label")[0].replace("\\begin{table}", ""))
 
-    def test_an_experiment_that_is_not_evaluated_is_named(self, measured: World) -> None:
-        Path("results/evaluate/gun-small.json").unlink()
-        assert "run 'python -m experiments.evaluate gun-small' first" in measured.call("tables")
+    def test_dvc_is_shown_the_few_numbers_that_matter(self, measured: Workspace) -> None:
+        found = json.loads(Path("results/tiny/metrics/gun-small.json").read_text())
+        assert set(found) == {"miou", "pixel_accuracy"}
 
-    def test_several_seeds_are_counted(self, measured: World) -> None:
-        measured.params["seeds"] = [0, 1]
-        params = config.load(measured.write().folder / "params.yaml")
-        assert "2 seeds" in tables.provenance_line(params)
+    def test_scores_that_are_shared_are_named_and_not_repeated(self, scored: Workspace) -> None:
+        experiments = scored.params["experiments"]
+        experiments["gun-same"] = experiments["gun-small"] | {"row": "another name"}
+        scored.write()
+        assert not scored.call("evaluate", "gun-same")
+        assert not scored.call("tables")
+        table = pd.read_csv("reports/tables/gun-ablation.csv", dtype=str).set_index("Experiment")
+        assert table.loc["gun-same", "mIoU % measured (tiny: scenes val)"] == "as gun-small"
+        summary = pd.read_csv("results/tiny/summary.csv").set_index("experiment")
+        assert summary["measured_miou"].isna()["gun-same"]
+        assert not Path("results/tiny/metrics/gun-same.json").exists()
+
+
+class TestWhatThereIs:
+    """Tables and report show what there is and name what is missing."""
+
+    def run(self, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> str:
+        capsys.readouterr()
+        for stage in ("tables", "report"):
+            assert not workspace.call(stage), stage
+        return capsys.readouterr().out
+
+    def test_one_experiment(self, scored: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "spgnet-small: not scored; run 'python -m experiments.evaluate KEY'" in self.run(
+            scored, capsys
+        )
+        assert "gun-small" in Path("reports/index.html").read_text()
+
+    def test_nothing_at_all(self, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "0 experiments with scores" in self.run(workspace, capsys)
+
+    def test_a_new_experiment(self, measured: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+        experiments = measured.params["experiments"]
+        experiments["gun-new"] = experiments["gun-small"] | {
+            "options": {"backbone": "drn_d_14_narrow", "guidance": "high-res"}
+        }
+        measured.write()
+        assert "Not shown: gun-new: not scored" in self.run(measured, capsys)
+
+    def test_a_score_of_other_settings_is_not_shown(
+        self, measured: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        measured.profile["recipe"]["steps"] = 5
+        measured.write()
+        said = self.run(measured, capsys)
+        assert "spgnet-small, gun-small: scored with other settings, data or code" in said
+        assert pd.read_csv("results/tiny/summary.csv")["measured_miou"].isna().all()
+
+    def test_a_score_of_another_profile_is_not_shown(
+        self, measured: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        measured.params["profiles"]["other"] = measured.profile
+        measured.params["profile"] = "other"
+        measured.write()
+        assert not measured.call("prepare")
+        said = self.run(measured, capsys)
+        assert "0 experiments with scores" in said
+        measured.params["profile"] = "tiny"
+        measured.write()
+        assert "2 experiments with scores" in self.run(measured, capsys)
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"seeds": [{}]}', '{"miou": NaN, "seeds": 3}'])
+    def test_a_broken_score(
+        self, measured: Workspace, capsys: pytest.CaptureFixture[str], content: str
+    ) -> None:
+        Path("results/tiny/evaluate/gun-small.json").write_text(content)
+        said = self.run(measured, capsys)
+        assert "results/tiny/evaluate/KEY.json: " in said
+        assert "1 experiment with scores" in said
+
+    @pytest.mark.parametrize("path", ["results/complexity.csv", "results/tiny/speed.csv"])
+    @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", 'experiment,"a\n'])
+    def test_a_broken_table_of_another_stage(
+        self, measured: Workspace, capsys: pytest.CaptureFixture[str], path: str, content: str
+    ) -> None:
+        Path(path).write_text(content)
+        if not content:  # as before the stage ran
+            self.run(measured, capsys)
+            return
+        message = measured.call("tables")
+        assert message.startswith(f"tables: {path}: ")
+        assert "remove it and run 'python -m experiments." in message
+
+    def test_a_report_without_tables(self, scored: Workspace) -> None:
+        message = scored.call("report")
+        assert message == (
+            "report: results/tiny/summary.csv: no such file; run 'python -m experiments.tables' first"
+        )
+
+    def test_a_report_of_some_experiments(self, measured: Workspace) -> None:
+        assert not measured.call("report", "gun-small")
+        assert not measured.call("report", "gun-small", "spgnet-small")
+        assert Path("reports/figures/gallery-spgnet-scenes.svg").is_file()
+
+    def test_a_report_is_drawn_again_when_what_it_shows_has_changed(
+        self, measured: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert not measured.call("report")
+        before = {path: path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()}
+        capsys.readouterr()
+        assert not measured.call("report")
+        assert "is as it was" in capsys.readouterr().out
+        assert not measured.call("report", "--again")
+        after = {path: path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()}
+        assert before == after  # the same numbers give the same bytes
+        measured.profile["description"] = "another"
+        measured.write()
+        assert not measured.call("report")
+        assert "another" in Path("reports/index.html").read_text()
 
 
 class TestPublished:
-    def test_every_published_number_has_a_source_and_a_known_metric(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.chdir(ROOT)
-        numbers = published.load()
+    def test_every_published_number_has_a_source_and_a_known_metric(self) -> None:
+        numbers = published.load(ROOT / "results/published")
         assert set(numbers["paper"]) == {"spgnet", "gun", "semask", "alignseg"}
         units = {"miou": "%", "miou_ms": "%", "parameters": "M", "macs": "G", "fps": "1/s"}
         assert {(m, u) for m, u in zip(numbers["metric"], numbers["unit"], strict=True)} <= set(units.items())
         assert numbers["source"].str.len().min() > 10
+        # A reader can look every source up: none is a file that this repository does not have.
+        assert not numbers["source"].str.contains("sources/").any()
 
-    def test_experiments_that_mirror_a_published_row_name_it_exactly(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_experiments_that_mirror_a_published_row_name_it_exactly(self) -> None:
         """The main models have published numbers: a typing error in a row's name would lose them."""
-        monkeypatch.chdir(ROOT)
-        rows = {tuple(row) for row in published.load()[["paper", "table", "row"]].to_numpy()}
-        experiments = config.load().experiments
+        rows = {
+            tuple(row)
+            for row in published.load(ROOT / "results/published")[["paper", "table", "row"]].to_numpy()
+        }
+        experiments = load_params(ROOT / "params.yaml").experiments
         found = {key for key, e in experiments.items() if (e.paper, e.table, e.row) in rows}
         assert {"spgnet-r50", "spgnet-r18-spg", "gun-fusion", "semask-t-fpn", "alignseg-r101"} <= found
 
     @pytest.mark.parametrize(
-        ("line", "message"),
+        ("text", "error", "message"),
         [
-            ("spgnet,t,r,miou,81.1,%,", "line 2: no source"),
-            ("spgnet,t,r,miou,about 80,%,a paper", "line 2: value is 'about 80'"),
+            ("spgnet,t,r,miou,81.1,%,", StageError, "line 2: no source"),
+            ("spgnet,t,r,miou,about 80,%,a paper", StageError, "line 2: value is 'about 80'"),
+            ("spgnet,t,r,miou,1,%,a\nspgnet,t,r,miou,2,%,b", StageError, "gives miou of 'r' in t twice"),
+            (None, StorageError, "has no column 'metric'"),
         ],
     )
-    def test_a_number_without_source_or_value_is_refused(self, world: World, line: str, message: str) -> None:
-        folder = Path("results/published")
-        folder.mkdir(parents=True)
-        (folder / "spgnet.csv").write_text(f"{','.join(published.COLUMNS)}\n{line}\n")
-        with pytest.raises(StageError, match=message):
-            published.load()
+    def test_what_is_not_a_published_number_is_refused(
+        self, tmp_path: Path, text: str | None, error: type[Exception], message: str
+    ) -> None:
+        header = ",".join(published.COLUMNS) if text is not None else "paper,table"
+        (tmp_path / "spgnet.csv").write_text(f"{header}\n{text or ''}\n")
+        with pytest.raises(error, match=message):
+            published.load(tmp_path)
 
 
 class TestComplexity:
     def test_counts_a_convolution_by_hand(self) -> None:
         with torch.device("meta"):
             network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8)).eval()
-        macs, uncounted = complexity.count_macs(network, (10, 20))
+        macs, uncounted = counting.count_macs(network, (10, 20))
         assert macs == 10 * 20 * 3 * 8 * 9
         assert any("batch_norm" in name for name in uncounted)
-        assert complexity.count_parameters(network) == 3 * 8 * 9 + 8 + 8 + 8
+        assert counting.count_parameters(network) == 3 * 8 * 9 + 8 + 8 + 8
 
     def test_counts_attention_on_meta_tensors(self) -> None:
         class Attention(torch.nn.Module):
@@ -142,44 +283,59 @@ class TestComplexity:
                 tokens = x.flatten(2).transpose(1, 2)
                 return torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
 
-        macs, _ = complexity.count_macs(Attention(), (4, 5))
+        macs, _ = counting.count_macs(Attention(), (4, 5))
         assert macs == 2 * 20 * 20 * 3
 
-    def test_the_second_counter_agrees_with_the_first(self, measured: World) -> None:
+    def test_the_second_counter_agrees_with_the_first(self, measured: Workspace) -> None:
         counts = pd.read_csv("results/complexity.csv")
         columns = "experiment model backbone parameters macs macs_check height width num_classes uncounted"
         assert list(counts.columns) == columns.split()
         assert (counts["macs"] == counts["macs_check"]).all()
         assert (counts["backbone"][0], counts["num_classes"][0]) == ("resnet50", 19)  # not the profile's
 
-    def test_only_what_changed_is_counted_again(
-        self, measured: World, monkeypatch: pytest.MonkeyPatch
+    def test_only_what_changed_is_counted_again_and_equal_networks_once(
+        self, prepared: Workspace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         counted = []
         create = models.create
 
-        def remember(name: str, num_classes: int, **options: object) -> models.Segmenter:
+        def remember(name: str, num_classes: int, **options: Any) -> models.Segmenter:
             counted.append(name)
             return create(name, num_classes, **options)
 
         monkeypatch.setattr(models, "create", remember)
-        measured.params["experiments"]["gun-small"]["options"]["guidance"] = "high-res"
-        measured.write()
-        assert not measured.call("complexity")
+        experiments = prepared.params["experiments"]
+        # A loss's weight is no part of the network that is counted.
+        experiments["semask-a"] = experiments["gun-small"] | {
+            "model": "semask",
+            "options": {"backbone": "swin_nano"},
+        }
+        experiments["semask-b"] = experiments["semask-a"] | {
+            "options": {"backbone": "swin_nano", "prior_weight": 1.0}
+        }
+        prepared.write()
+        assert not prepared.call("complexity")
+        assert counted.count("semask") == 2  # one for each of the two counters
+        counted.clear()
+        experiments["gun-small"]["options"]["guidance"] = "high-res"
+        prepared.write()
+        assert not prepared.call("complexity")
         assert set(counted) == {"gun"}
+        counts = pd.read_csv("results/complexity.csv").set_index("experiment")
+        assert counts["macs"]["semask-a"] == counts["macs"]["semask-b"]
 
 
-def test_speed_has_a_row_for_each_precision_and_says_where_it_ran(measured: World) -> None:
-    measured.params["profiles"]["tiny"]["speed"] |= {"precisions": ["float32", "bfloat16"]}
-    measured.params["experiments"].pop("gun-small")
-    measured.write()
-    assert not measured.call("speed")
-    timings = pd.read_csv("results/speed.csv")
+def test_speed_has_a_row_for_each_precision_and_says_where_it_ran(workspace: Workspace) -> None:
+    workspace.profile["speed"] |= {"precisions": ["float32", "bfloat16"]}
+    workspace.params["experiments"].pop("gun-small")
+    workspace.write()
+    assert not workspace.call("speed")
+    timings = pd.read_csv("results/tiny/speed.csv")
     assert list(timings["precision"]) == ["float32", "bfloat16"]
     assert (timings["fps"] > 0).all()
     assert (timings["latency_ms_p95"] >= timings["latency_ms_median"]).all()
     assert timings["device"].str.len().min() > 3
-    assert sorted(p.name for p in Path("results/speed").iterdir()) == ["spgnet-small.json"]
+    assert len(list(Path("results/tiny/speed").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -194,7 +350,7 @@ def test_names_beside_points_cover_neither_each_other_nor_another_panel(scores: 
             "measured_macs_g": 40.0,
         }
     )
-    figure = figures.score_against_cost(summary, "measured_macs_g", "MACs G", "conditions")
+    figure = figures.score_against_cost(summary, {"measured_macs_g": "MACs G"}, "conditions")
     figure.canvas.draw()
     axes = figure.axes[0]
     boxes = sorted((Text.get_window_extent(name) for name in axes.texts), key=lambda box: box.y0)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import json
 import math
 import os
@@ -15,31 +14,36 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, World, stage_environment
+from conftest import Workspace, stage_environment, wait_until_gone
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torchvision import tv_tensors
 
 import models
-from experiments import train
+from experiments.config.params import load_params
 from experiments.config.recipes import (
     Augmentation,
+    ClassBalancedSettings,
     ColourJitter,
-    Loss,
+    CrossEntropySettings,
     PolySchedule,
     Recipe,
     StepSchedule,
     Warmup,
 )
-from experiments.running import command, sources
-from experiments.samples.augment import Augment, NetworkInput
-from experiments.samples.prepared import PreparedDataset, TrainingSamples
+from experiments.samples.augment import Augment
+from experiments.samples.network_input import NetworkInput
+from experiments.samples.prepared import PreparedDataset
+from experiments.samples.stream import TrainingSamples
 from experiments.training import schedules
+from experiments.training.checkpoints import read_checkpoint
+from experiments.training.losses import create_criterion
 from experiments.training.optimizers import create_optimizer
 
 KEY = "spgnet-small"
-SEED_0 = Path("results/train") / KEY / "seed-0"
+SEED_0 = Path("results/tiny/train") / KEY / "seed-0"
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -47,10 +51,8 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate({**values, "input_size": [8, 8], **changes})
 
 
-@pytest.fixture
-def prepared(world: World) -> World:
-    assert not world.call("prepare")
-    return world
+def scenes() -> PreparedDataset:
+    return PreparedDataset.load(load_params().run(KEY))
 
 
 class TestSchedule:
@@ -124,21 +126,19 @@ class TestNetworkInput:
     def test_subsampling_and_the_random_scale_multiply(self) -> None:
         assert NetworkInput([0.5] * 3, [0.2] * 3, subsampling=2).size(100, 200, 0.5) == [25, 50]
 
-    def test_imagenet_weights_get_images_as_they_were_trained_on(self, prepared: World) -> None:
-        data = PreparedDataset.load("scenes")
+    def test_imagenet_weights_get_images_as_they_were_trained_on(self, prepared: Workspace) -> None:
+        data = scenes()
         black = tv_tensors.Image(torch.zeros(3, 4, 4, dtype=torch.uint8))
-        trained_before = data.network_input(recipe(pretrained=True)).whole(black)
+        trained_before = NetworkInput.of(data, recipe(pretrained=True)).whole(black)
         assert trained_before[:, 0, 0].tolist() == pytest.approx([-2.1179, -2.0357, -1.8044], abs=1e-3)
-        from_scratch = data.network_input(recipe(pretrained=False))
+        from_scratch = NetworkInput.of(data, recipe(pretrained=False))
         assert (from_scratch.mean, from_scratch.std) == (data.mean, data.std)
 
 
 class TestStream:
     @pytest.fixture
-    def samples(self, prepared: World) -> TrainingSamples:
-        data = PreparedDataset.load("scenes")
-        augment = Augment(Augmentation(scale=(0.5, 2.0)), (16, 24), NetworkInput(data.mean, data.std))
-        return TrainingSamples(data, augment, seed=3)
+    def samples(self, prepared: Workspace) -> TrainingSamples:
+        return TrainingSamples(scenes(), recipe(augmentation={"scale": [0.5, 2.0]}, crop=[16, 24]), seed=3)
 
     def test_an_epoch_holds_every_image_once_and_the_next_one_another_order(
         self, samples: TrainingSamples
@@ -161,38 +161,34 @@ class TestStream:
         samples[5]
         assert torch.equal(torch.get_rng_state(), before)
 
-    def test_crops_have_the_crops_size_and_pad_with_ignored_labels(self, samples: TrainingSamples) -> None:
-        samples.augment = Augment(
-            Augmentation(scale=(0.5, 0.5)), (32, 64), NetworkInput([0.5] * 3, [0.2] * 3)
-        )
-        image, labels, _ = samples[0]
+    def test_crops_have_the_crops_size_and_pad_with_ignored_labels(self, prepared: Workspace) -> None:
+        plan = recipe(augmentation={"scale": [0.5, 0.5]}, crop=[32, 64], pretrained=False)
+        image, labels, _ = TrainingSamples(scenes(), plan, seed=3)[0]
         assert image.shape == (3, 32, 64)
         assert labels.shape == (32, 64)
         assert (labels[16:] == 255).all()
         assert image[:, 16:].abs().max() < 0.02  # the mean colour, to the nearest of 256 levels
 
-    def test_image_and_labels_are_mirrored_together(self, prepared: World) -> None:
-        data = PreparedDataset.load("scenes")
+    def test_image_and_labels_are_mirrored_together(self, prepared: Workspace) -> None:
+        data = scenes()
         plain, mirrored = (
-            Augment(Augmentation(mirror=mirror, scale=None), (32, 64), NetworkInput(data.mean, data.std))
-            for mirror in (False, True)
+            recipe(augmentation={"mirror": mirror, "scale": None}, crop=[32, 64]) for mirror in (False, True)
         )
-        samples = TrainingSamples(data, plain, seed=0)
-        image, labels, _ = samples[0]
-        samples.augment = mirrored
-        for seed in range(20):
-            samples.seed = seed
-            if samples.sample_at(0) == TrainingSamples(data, plain, 0).sample_at(0):
+        image, labels, _ = TrainingSamples(data, plain, seed=0)[0]
+        first = TrainingSamples(data, plain, seed=0).sample_at(0)
+        for seed in range(40):
+            samples = TrainingSamples(data, mirrored, seed)
+            if samples.sample_at(0) == first:
                 flipped, flipped_labels, _ = samples[0]
                 if not torch.equal(flipped, image):
                     assert torch.equal(flipped, image.flip(-1))
                     assert torch.equal(flipped_labels, labels.flip(-1))
                     return
-        pytest.fail("20 seeds, and none mirrored the image")
+        pytest.fail("40 seeds, and none mirrored the image")
 
 
 class TestRun:
-    def test_writes_weights_history_and_provenance(self, prepared: World) -> None:
+    def test_writes_weights_history_and_provenance(self, prepared: Workspace) -> None:
         assert not prepared.call("train", KEY)
         history = pd.read_csv(SEED_0 / "history.csv")
         assert list(history["step"]) == [2, 4]
@@ -202,87 +198,207 @@ class TestRun:
         assert about["packages"]["torch"]
         assert sorted(p.name for p in SEED_0.iterdir()) == ["history.csv", "run.json", "weights.safetensors"]
 
-    def test_a_run_is_a_function_of_its_seed(self, prepared: World) -> None:
+    def test_says_what_is_in_force_when_it_starts(
+        self, prepared: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert not prepared.call("train", KEY)
+        said = capsys.readouterr().out
+        assert "profile 'tiny' replaces in every recipe: batch_size, crop, learning_rate" in said
+        assert f"{KEY} seed 0: resnet18, from scratch, 4 steps of 2 x 32 x 64, " in said
+        assert "rate 0.02 (profile tiny; recipe plain: 0.01)\n" in said
+
+    def test_an_option_that_has_no_effect_is_told(
+        self, prepared: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        prepared.params["experiments"][KEY]["options"] |= {"stages": 1, "excitation": "tanh"}
+        prepared.write()
+        assert not prepared.call("train", KEY)
+        assert f"experiments.{KEY}.options.excitation has no effect" in capsys.readouterr().out
+
+    def test_a_run_is_a_function_of_its_seed(self, prepared: Workspace) -> None:
         weights = {}
-        for name, seeds in (("a", [0]), ("b", [0]), ("c", [1])):
-            prepared.params["seeds"] = seeds
-            prepared.write()
-            assert not prepared.call("train", KEY)
-            folder = SEED_0.with_name(f"seed-{seeds[0]}")
+        for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+            assert not prepared.call("train", KEY, "--seeds", seed)
+            folder = SEED_0.with_name(f"seed-{seed}")
             weights[name] = (folder / "weights.safetensors").read_bytes()
             (folder / "run.json").unlink()  # or it would not be trained again
         assert weights["a"] == weights["b"] != weights["c"]
 
-    def test_the_number_of_loader_processes_does_not_matter(self, prepared: World) -> None:
+    def test_the_number_of_loader_processes_does_not_matter(self, prepared: Workspace) -> None:
         weights = []
         for workers in (0, 2):
-            prepared.params["profiles"]["tiny"]["training"]["workers"] = workers
+            prepared.profile["training"]["loader_workers"] = workers
             prepared.write()
             assert not prepared.call("train", KEY)
             weights.append((SEED_0 / "weights.safetensors").read_bytes())
             (SEED_0 / "run.json").unlink()
         assert weights[0] == weights[1]
 
-    def test_a_complete_training_is_not_done_again(self, prepared: World) -> None:
+    def test_a_complete_training_is_not_done_again(
+        self, prepared: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert not prepared.call("train", KEY)
         written = (SEED_0 / "weights.safetensors").stat().st_mtime_ns
         assert not prepared.call("train", KEY)
         assert (SEED_0 / "weights.safetensors").stat().st_mtime_ns == written
+        assert "nothing to do" in capsys.readouterr().out
 
-    def test_another_option_trains_again_and_forgets_other_seeds(self, prepared: World) -> None:
-        prepared.params["seeds"] = [0, 1]
-        prepared.write()
+    def test_a_seed_that_is_taken_out_keeps_its_training(self, prepared: Workspace) -> None:
+        assert not prepared.call("train", KEY, "--seeds", "0", "1")
+        assert not prepared.call("train", KEY)
+        assert SEED_0.with_name("seed-1").joinpath("weights.safetensors").is_file()
+
+    def test_another_option_trains_again_and_the_old_training_comes_back_with_it(
+        self, prepared: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert not prepared.call("train", KEY)
         before = (SEED_0 / "weights.safetensors").read_bytes()
-        prepared.params["seeds"] = [0]
-        prepared.params["experiments"][KEY]["options"]["excitation"] = "tanh"
+        options = prepared.params["experiments"][KEY]["options"]
+        options["excitation"] = "tanh"
         prepared.write()
         assert not prepared.call("train", KEY)
         assert (SEED_0 / "weights.safetensors").read_bytes() != before
-        assert [p.name for p in SEED_0.parent.iterdir()] == ["seed-0"]
+        assert "1 training of earlier settings kept; 'make prune' removes them" in capsys.readouterr().out
+        options["excitation"] = "sigmoid"
+        prepared.write()
+        assert not prepared.call("train", KEY)
+        assert (SEED_0 / "weights.safetensors").read_bytes() == before
+        assert "nothing to do" in capsys.readouterr().out
+
+    def test_experiments_that_are_the_same_function_share_a_training(
+        self, prepared: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        experiments = prepared.params["experiments"]
+        # The same network under another name, with defaults written out and on the backbone that stands in.
+        experiments["spgnet-same"] = experiments[KEY] | {
+            "options": {"backbone": "resnet18", "excitation": "sigmoid", "identity": True}
+        }
+        prepared.write()
+        assert not prepared.call("train", KEY, "spgnet-same")
+        assert "2 trainings, 1 of them different" in capsys.readouterr().out
+        assert [path.parent.parent.name for path in Path("results/tiny/train").rglob("run.json")] == [KEY]
+
+    def test_the_training_depends_on_the_training_split_alone(self, prepared: Workspace) -> None:
+        assert not prepared.call("train", KEY)
+        written = (SEED_0 / "weights.safetensors").stat().st_mtime_ns
+        prepared.profile["datasets"]["scenes"]["val"] = 5
+        prepared.write()
+        assert not prepared.call("prepare")
+        assert not prepared.call("train", KEY)
+        assert (SEED_0 / "weights.safetensors").stat().st_mtime_ns == written
 
     @pytest.mark.pipeline
-    def test_killed_and_started_again_it_ends_in_the_same_weights(self, prepared: World) -> None:
-        prepared.params["profiles"]["tiny"]["recipe"]["steps"] = 12
-        prepared.params["profiles"]["tiny"]["training"] |= {"checkpoint_every": 1, "log_every": 5}
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    def test_stopped_and_started_again_it_ends_in_the_same_weights(
+        self, prepared: Workspace, number: signal.Signals
+    ) -> None:
+        prepared.profile["recipe"]["steps"] = 12
+        prepared.profile["training"] |= {"checkpoint_every": 1, "log_every": 5}
         prepared.params["experiments"][KEY]["options"]["stages"] = 1
         prepared.write()
-        assert prepared.stage("train", KEY).returncode == 0
+        assert not prepared.call("train", KEY)
         expected = (SEED_0 / "weights.safetensors").read_bytes()
         history = (SEED_0 / "history.csv").read_bytes()
         (SEED_0 / "run.json").unlink()
         running = subprocess.Popen(
-            [sys.executable, "-m", "experiments.train", KEY], cwd=prepared.folder, env=stage_environment()
+            [sys.executable, "-m", "experiments.train", KEY, "--workers", "1"],
+            cwd=prepared.folder,
+            env=stage_environment(),
         )
         deadline = time.monotonic() + 120
         while not (SEED_0 / "checkpoint.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.kill(running.pid, signal.SIGKILL)
-        running.wait()
-        assert (SEED_0 / "checkpoint.pt").exists()
-        step = torch.load(SEED_0 / "checkpoint.pt", weights_only=True)["step"]
-        assert 0 < step < 12, "killed too late to show anything"
+        os.kill(running.pid, number)
+        code = running.wait()
+        assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+        wait_until_gone(prepared.folder)
+        assert 0 < read_checkpoint(SEED_0 / "checkpoint.pt")["step"] < 12, "too late to show anything"
         (SEED_0 / "weights.safetensors").unlink()
-        assert prepared.stage("train", KEY).returncode == 0
+        assert not prepared.call("train", KEY)
         assert (SEED_0 / "weights.safetensors").read_bytes() == expected
         assert (SEED_0 / "history.csv").read_bytes() == history
-        assert not (SEED_0 / "checkpoint.pt").exists()
+        assert sorted(p.name for p in SEED_0.iterdir()) == ["history.csv", "run.json", "weights.safetensors"]
 
-    def test_a_checkpoint_of_another_configuration_is_not_resumed(self, prepared: World) -> None:
+    @pytest.mark.parametrize("damage", ["truncated", "flipped"])
+    def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
+        self,
+        prepared: Workspace,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        damage: str,
+    ) -> None:
+        prepared.profile["recipe"]["steps"] = 6
+        prepared.profile["training"]["checkpoint_every"] = 1
+        prepared.write()
+        assert not prepared.call("train", KEY)
+        expected = (SEED_0 / "weights.safetensors").read_bytes()
+        (SEED_0 / "run.json").unlink()
+        self.stop_after(3, monkeypatch)
+        assert prepared.call("train", KEY) == "143"
+        path = SEED_0 / "checkpoint.pt"
+        content = bytearray(path.read_bytes())
+        if damage == "truncated":
+            content = content[: len(content) // 2]
+        else:
+            content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        capsys.readouterr()
+        assert not prepared.call("train", KEY)
+        said = capsys.readouterr().out
+        assert "checkpoint.pt: is damaged; going on from the one before it" in said
+        assert "6 steps, going on at 2" in said
+        assert (SEED_0 / "weights.safetensors").read_bytes() == expected
+
+    @staticmethod
+    def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Sends this process SIGTERM in the given step of the next training."""
+        from experiments.training import loop
+
+        calls = []
+
+        def rate(step: int, plan: Recipe) -> float:
+            calls.append(step)
+            if len(calls) == steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return schedules.learning_rate(step, plan)
+
+        monkeypatch.setattr(loop, "learning_rate", rate)
+
+    def test_a_deadline_leaves_a_checkpoint_and_says_what_is_left(
+        self, prepared: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        prepared.profile["recipe"]["steps"] = 100_000
+        prepared.write()
+        assert prepared.call("train", "--minutes", "0.02") == "75"
+        assert "stopped with 2 jobs left (spgnet-small seed 0, gun-small seed 0)" in capsys.readouterr().err
+        assert (SEED_0 / "checkpoint.pt").is_file()
+        assert not (SEED_0 / "run.json").exists()
+
+    def test_a_checkpoint_of_another_configuration_is_not_resumed(
+        self, prepared: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         assert not prepared.call("train", KEY)
         expected = load_file(SEED_0 / "weights.safetensors")
         (SEED_0 / "run.json").unlink()
-        state = {"identity": {"configuration": "other", "code": "other"}, "step": 3}
-        torch.save(state, SEED_0 / "checkpoint.pt")
+        prepared.params["recipes"]["plain"]["momentum"] = 0.5
+        prepared.write()
+        with monkeypatch.context() as patch:
+            self.stop_after(2, patch)
+            assert prepared.call("train", KEY) == "143"
+        prepared.params["recipes"]["plain"].pop("momentum")
+        prepared.write()
         assert not prepared.call("train", KEY)
         assert all(torch.equal(v, expected[k]) for k, v in load_file(SEED_0 / "weights.safetensors").items())
 
-    def test_a_loss_that_is_not_finite_stops_with_step_and_files(self, prepared: World) -> None:
-        prepared.params["profiles"]["tiny"]["recipe"] |= {"learning_rate": {"sgd": 1e30}, "steps": 20}
+    def test_a_loss_that_is_not_finite_stops_with_step_and_files(
+        self, prepared: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        prepared.profile["recipe"] |= {"learning_rate": {"sgd": 1e30}, "steps": 20}
         prepared.write()
-        message = prepared.call("train", KEY)
-        assert "experiment 'spgnet-small': the loss is not finite at step" in message
-        assert "data/prepared/scenes/images/train/" in message
+        assert prepared.call("train", KEY) == "1"
+        message = capsys.readouterr().err
+        assert f"train: {KEY} seed 0: the loss is not finite at step" in message
+        assert "data/prepared/tiny/scenes/images/train/" in message
         assert not (SEED_0 / "run.json").exists()
         assert not (SEED_0 / "weights.safetensors").exists()
 
@@ -297,33 +413,57 @@ class TestRun:
         ids=["gun", "swin-gum", "msfapn", "alignseg"],
     )
     def test_offsets_that_are_not_finite_do_too(
-        self, prepared: World, model: str, options: dict[str, Any]
+        self, prepared: Workspace, model: str, options: dict[str, Any]
     ) -> None:
-        prepared.params["profiles"]["tiny"]["recipe"] |= {"learning_rate": {"sgd": 1e30}, "steps": 6}
+        prepared.profile["recipe"] |= {"learning_rate": {"sgd": 1e30}, "steps": 6}
         prepared.params["experiments"][KEY] |= {"model": model, "options": options}
         prepared.write()
         # In a process of its own: kernels of offsets once ended it without a word.
-        done = prepared.stage("train", KEY)
+        done = prepared.stage("train", KEY, "--workers", "0")
         assert done.returncode == 1
-        assert f"experiment '{KEY}': the loss is not finite at step" in done.stderr
+        assert f"{KEY} seed 0: the loss is not finite at step" in done.stderr
 
-    def test_data_that_is_not_prepared(self, world: World) -> None:
-        message = world.call("train", KEY)
+    def test_data_that_is_not_prepared(self, workspace: Workspace) -> None:
+        message = workspace.call("train", KEY)
         assert "data set 'scenes' is not prepared; run 'python -m experiments.prepare' first" in message
 
-    def test_an_unknown_experiment(self, prepared: World) -> None:
-        message = prepared.call("train", "spgnet-smal")
-        assert "unknown experiment 'spgnet-smal'; did you mean 'spgnet-small'?" in message
-
-    def test_pretrained_weights_that_are_not_there(self, prepared: World) -> None:
-        prepared.params["profiles"]["tiny"]["recipe"]["pretrained"] = "resnet18.safetensors"
+    def test_data_that_was_prepared_from_other_settings(self, prepared: Workspace) -> None:
+        prepared.profile["datasets"]["scenes"]["train"] = 5
         prepared.write()
-        assert "backbone weights: no file 'resnet18.safetensors'" in prepared.call("train", KEY)
+        assert "prepared from other settings than params.yaml has now" in prepared.call("train", KEY)
 
-    def test_with_two_processes_each_takes_its_share_of_the_batch(self, prepared: World) -> None:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    def test_pretrained_weights_that_are_not_there(
+        self, prepared: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        prepared.profile["recipe"]["pretrained"] = "resnet18.safetensors"
+        prepared.write()
+        assert prepared.call("train", KEY) == "1"
+        assert "backbone weights: no file 'resnet18.safetensors'" in capsys.readouterr().err
+
+    def test_weights_are_known_by_their_content(
+        self, prepared: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """One folder serves all experiments: a file for each backbone."""
+        folder = prepared.folder / "weights"
+        folder.mkdir()
+        prepared.profile["recipe"]["pretrained"] = "weights"
+        prepared.write()
+        assert prepared.call("train", KEY) == "1"
+        assert "folder 'weights' has no resnet18.safetensors or resnet18.pth" in capsys.readouterr().err
+
+        import timm
+
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            save_file(timm.create_model("resnet18").state_dict(), folder / "resnet18.safetensors")
+            assert not prepared.call("train", KEY)
+            said = capsys.readouterr().out
+            assert "weights of weights/resnet18.safetensors (sha256 " in said
+            assert "nothing to do" not in said
+
+    def test_with_two_processes_each_takes_its_share_of_the_batch(self, prepared: Workspace) -> None:
         done = subprocess.run(
-            [*launcher, "-m", "experiments.train", KEY],
+            [*LAUNCHER, "-m", "experiments.train", KEY],
             env=stage_environment() | {"CUDA_VISIBLE_DEVICES": ""},
             capture_output=True,
             text=True,
@@ -333,92 +473,48 @@ class TestRun:
         weights = load_file(SEED_0 / "weights.safetensors")
         assert all(value.isfinite().all() for value in weights.values())
         assert json.loads((SEED_0 / "run.json").read_text())["device"].startswith("2 x ")
+        # One process finds the training done: it is the same one.
+        assert "nothing to do" in prepared.stage("train", KEY).stdout
 
 
-class TestEvaluate:
-    @pytest.fixture
-    def trained(self, prepared: World) -> World:
-        assert not prepared.call("train", KEY)
-        return prepared
-
-    def test_scores_and_keeps_a_few_predictions(self, trained: World) -> None:
-        assert not trained.call("evaluate", KEY)
-        scores = json.loads(Path(f"results/evaluate/{KEY}.json").read_text())
-        only = scores["seeds"][0]
-        known = [iou for iou in only["class_iou"].values() if iou is not None]
-        assert scores["miou"] == only["miou"] == pytest.approx(sum(known) / len(known), abs=1e-6)
-        assert len(only["image_iou"]) == 3
-        assert set(only["boundary_iou"]) == {"1", "3"}
-        assert len(list(Path(f"results/predictions/{KEY}").glob("*.png"))) == 2
-
-    def test_guided_upsampling_is_also_scored_without_guidance(self, prepared: World) -> None:
-        prepared.params["experiments"]["gun-small"]["options"] = {
-            "backbone": "drn_d_14_narrow",
-            "guidance": "fusion",
-        }
-        # Offsets start at zero, where guided upsampling is bilinear, and so small a rate keeps them there.
-        prepared.params["profiles"]["tiny"]["recipe"]["learning_rate"] = {"sgd": 1e-12}
-        prepared.write()
-        assert not prepared.call("train", "gun-small")
-        assert not prepared.call("evaluate", "gun-small")
-        scores = json.loads(Path("results/evaluate/gun-small.json").read_text())
-        assert scores["boundary_iou_bilinear"] == pytest.approx(scores["boundary_iou"], abs=1e-4)
-
-    def test_weights_of_another_model(self, trained: World) -> None:
-        weights = models.create("spgnet", 19, backbone="resnet18", stages=1).state_dict()
-        save_file(weights, SEED_0 / "weights.safetensors")
-        assert "weights.safetensors: weights of another model" in trained.call("evaluate", KEY)
-
-    def test_weights_of_other_settings(self, trained: World) -> None:
-        trained.params["profiles"]["tiny"]["recipe"]["steps"] = 5
-        trained.write()
-        assert "trained with other data or settings" in trained.call("evaluate", KEY)
-
-    def test_weights_that_are_cut_off(self, trained: World) -> None:
-        path = SEED_0 / "weights.safetensors"
-        path.write_bytes(path.read_bytes()[:1000])
-        assert "do not decode" in trained.call("evaluate", KEY)
-
-    def test_no_weights(self, prepared: World) -> None:
-        assert "run 'python -m experiments.train spgnet-small' first" in prepared.call("evaluate", KEY)
-
-
-def test_the_sources_of_a_training_are_the_models_and_those_that_decide_its_weights() -> None:
-    names = {path.relative_to(ROOT).as_posix() for path in sources.files(["models.gun"])}
-    assert {"models/gun.py", "models/backbones/drn.py", "models/segmenter.py", "models/__init__.py"} <= names
-    assert not names & {"models/spgnet.py", "models/semask.py", "models/alignseg.py"}
-    # Any model may stand on any backbone, so an edit to one of ours concerns them all.
-    assert ROOT / "models/backbones/drn.py" in sources.files(["models.spgnet"])
-
-
-def test_a_stage_collects_garbage_though_its_imports_did_not() -> None:
-    enabled = []
-    gc.disable()
-    try:
-        command.run("stage", lambda: enabled.append(gc.isenabled()))
-    finally:
-        gc.enable()
-    assert enabled == [True]
-
-
-def test_every_module_that_training_imports_is_a_source_or_cannot_change_weights() -> None:
-    imported = {
-        path.relative_to(ROOT / "experiments").with_suffix("").as_posix()
-        for path in sources.files(["experiments.train"])
-        if path.is_relative_to(ROOT / "experiments") and path.stem != "__init__"
-    }
-    # Settings reach a training by their values, which its configuration lists; the others write
-    # files, talk to the user, read data that has a digest, or are checked by the test of a killed training.
-    harmless = {"config/", "datasets/", "running/command", "running/provenance", "running/sources"}
-    harmless |= {"running/storage", "training/training_state"}
-    assert {name for name in imported if not name.startswith(tuple(harmless))} == set(train.SOURCES)
+def test_batch_norm_over_two_processes_is_the_batch_norm_of_the_whole_batch(tmp_path: Path) -> None:
+    script = tmp_path / "norm.py"
+    script.write_text(
+        "from copy import deepcopy\n"
+        "import torch\n"
+        "from torch import nn\n"
+        "from experiments.running.devices import open_devices\n"
+        "from experiments.training.parallel import wrap\n"
+        "with open_devices() as devices:\n"
+        "    torch.manual_seed(0)\n"
+        "    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))\n"
+        "    net, twin = net.double(), deepcopy(net.double())\n"
+        "    images = torch.randn(4, 3, 9, 8).double()\n"
+        "    shared = wrap(net, devices)\n"
+        "    shared(images[devices.rank :: 2]).square().mean().backward()\n"
+        "    twin(images).square().mean().backward()\n"
+        "    for (name, a), b in zip(net.named_parameters(), twin.parameters()):\n"
+        "        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12)\n"
+        "    for a, b in zip(net.buffers(), twin.buffers()):\n"
+        "        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)\n"
+        "    print('equal')\n"
+    )
+    done = subprocess.run(
+        [*LAUNCHER, str(script)],
+        env=stage_environment() | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("equal") == 2
 
 
 def test_class_counts_reach_a_loss_that_balances_classes() -> None:
-    balanced = train.create_criterion(Loss(name="class-balanced"), [99, 1])
+    balanced = create_criterion(ClassBalancedSettings(name="class-balanced"), [99, 1])
     logits = torch.zeros(1, 2, 1, 2)
     logits[0, 0, 0, 1] = 3.0  # wrong about the rare class
     labels = torch.tensor([[[0, 1]]])
-    plain = train.create_criterion(Loss(), [99, 1])
+    plain = create_criterion(CrossEntropySettings(), [99, 1])
     assert balanced(logits, labels) > plain(logits, labels)
     assert math.isfinite(balanced(logits, labels).item())

@@ -1,128 +1,27 @@
-"""``params.yaml`` as typed, validated objects, and an experiment as one profile runs it."""
+"""``params.yaml`` as typed, validated objects."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from experiments import datasets
-from experiments.config.checks import check_models
-from experiments.config.recipes import Recipe, RecipeOverrides
-from experiments.config.strict import ConfigError, Count, Natural, Size, Strictly, describe, nearest
-
-PARAMS_FILE = Path("params.yaml")
-
-
-class Training(Strictly):
-    """How training runs on the machine; no setting here is part of a paper."""
-
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of autocast; weights and losses stay in float32."""
-    workers: Natural = 2
-    """Loader processes; 0 loads in the training process."""
-    checkpoint_every: Count = 1000
-    """Steps between checkpoints."""
-    log_every: Count = 10
-    """Steps between rows of ``history.csv``."""
+from experiments.config import model_options
+from experiments.config.entries import Experiment, Profile, plugged_in_datasets
+from experiments.config.model_options import SettledOptions
+from experiments.config.recipes import Recipe, changed
+from experiments.config.run import Run
+from experiments.config.strict import ConfigError, Natural, StrictModel, at, describe, nearest
+from experiments.running import paths
+from experiments.running.paths import ProfilePaths
 
 
-class Evaluation(Strictly):
-    """How a trained model is scored."""
-
-    batch_size: Count = 1
-    trimap_widths: list[Count] = [1, 2, 3, 4, 6, 8, 12, 16]
-    """Half-widths, in pixels, of the bands around label boundaries."""
-    gallery: Natural = 4
-    """Images whose predictions are kept for the report."""
-
-
-class Speed(Strictly):
-    """How inference is timed."""
-
-    precisions: list[Literal["float32", "bfloat16", "float16"]] = ["float32"]
-    modes: list[Literal["eager", "compile"]] = ["eager"]
-    batch_sizes: list[Count] = [1]
-    size: Size | None = None
-    """Input size for every experiment; ``null`` takes each recipe's ``input_size``."""
-    warmup: Natural = 10
-    """Untimed forward passes before the timed ones."""
-    repetitions: Count = 50
-
-
-class Profile(Strictly):
-    """How the experiments are run here.
-
-    Every section has to be there, if only as ``{}``: DVC follows each of them by its key.
-    """
-
-    description: str
-    datasets: dict[str, dict[str, Any]]
-    """Options of each data set that ``prepare`` prepares, by name."""
-    image_size: Size | None
-    """Images are resized to this when prepared; ``null`` keeps their size. Validation labels
-    always keep theirs, and scores are taken at it."""
-    stand_in: str | None
-    """The data set that stands in for every experiment's own; ``null`` uses the experiment's."""
-    backbones: dict[str, str]
-    """Which smaller backbone replaces which."""
-    recipe: RecipeOverrides
-    training: Training
-    evaluation: Evaluation
-    speed: Speed
-
-    @model_validator(mode="after")
-    def _known_datasets(self) -> Profile:
-        if not self.datasets:
-            raise PydanticCustomError(
-                "empty",
-                "datasets is empty; name at least one of {names}",
-                {"names": ", ".join(datasets.names())},
-            )
-        for name, options in self.datasets.items():
-            if name not in datasets.names():
-                raise PydanticCustomError(
-                    "dataset",
-                    "unknown data set '{found}'; {hint}",
-                    {"found": name, "hint": nearest(name, datasets.names()), "key": f"datasets.{name}"},
-                )
-            try:
-                datasets.parse_options(name, options)
-            except ValidationError as error:
-                path, message = describe(error.errors()[0])
-                raise PydanticCustomError(
-                    "dataset", "{problem}", {"problem": message, "key": ".".join(["datasets", name, *path])}
-                ) from None
-        if self.stand_in is not None and self.stand_in not in self.datasets:
-            raise PydanticCustomError(
-                "stand_in",
-                "'{found}' is not among the profile's data sets; {hint}",
-                {"found": self.stand_in, "hint": nearest(self.stand_in, self.datasets), "key": "stand_in"},
-            )
-        return self
-
-
-class Experiment(Strictly):
-    """A model and its options at the paper's own scale, and the row of the table it mirrors."""
-
-    paper: Literal["spgnet", "gun", "semask", "alignseg"]
-    table: str
-    row: str
-    model: str
-    options: dict[str, Any] = {}
-    dataset: str
-    recipe: str
-
-
-class Params(Strictly):
+class Params(StrictModel):
     """The whole of ``params.yaml``."""
 
     profile: str
@@ -130,18 +29,23 @@ class Params(Strictly):
     profiles: dict[str, Profile]
     recipes: dict[str, Recipe]
     experiments: Annotated[dict[str, Experiment], Field(min_length=1)]
+    claims: dict[str, dict[str, Any]] = {}
+    _settled: dict[str, SettledOptions] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit_recipes(cls, values: Any) -> Any:
+        """Gives every recipe the keys of the one that it extends and does not have itself."""
+        recipes = values.get("recipes") if isinstance(values, dict) else None
+        if not isinstance(recipes, dict):
+            return values
+        return values | {"recipes": {name: _inherited(name, recipes) for name in recipes}}
 
     @model_validator(mode="after")
     def _references(self) -> Params:
-        def refuse(key: str, what: str, found: str, valid: Iterable[str]) -> None:
-            raise PydanticCustomError(
-                "reference",
-                "unknown {what} '{found}'; {hint}",
-                {"what": what, "found": found, "hint": nearest(found, valid), "key": key},
-            )
-
+        datasets = plugged_in_datasets()
         if self.profile not in self.profiles:
-            refuse("profile", "profile", self.profile, self.profiles)
+            _refuse("profile", "profile", self.profile, self.profiles)
         if len(set(self.seeds)) != len(self.seeds):
             raise PydanticCustomError(
                 "seeds", "{seeds} names a seed twice", {"seeds": self.seeds, "key": "seeds"}
@@ -155,9 +59,9 @@ class Params(Strictly):
                     {"key": f"experiments.{key}"},
                 )
             if experiment.recipe not in self.recipes:
-                refuse(f"experiments.{key}.recipe", "recipe", experiment.recipe, self.recipes)
+                _refuse(f"experiments.{key}.recipe", "recipe", experiment.recipe, self.recipes)
             if experiment.dataset not in datasets.names():
-                refuse(f"experiments.{key}.dataset", "data set", experiment.dataset, datasets.names())
+                _refuse(f"experiments.{key}.dataset", "data set", experiment.dataset, datasets.names())
             if profile.stand_in is None and experiment.dataset not in profile.datasets:
                 raise PydanticCustomError(
                     "dataset",
@@ -169,12 +73,35 @@ class Params(Strictly):
                         "key": f"experiments.{key}.dataset",
                     },
                 )
+        for name, each in self.profiles.items():
+            self._check_overrides(f"profiles.{name}", each)
         return self
+
+    def _check_overrides(self, where: str, profile: Profile) -> None:
+        for name, values in profile.recipes.items():
+            if name not in self.recipes:
+                _refuse(f"{where}.recipes.{name}", "recipe", name, self.recipes)
+            try:
+                changed(profile.recipe.apply(self.recipes[name]), values)
+            except ValidationError as error:
+                raise at(f"{where}.recipes.{name}", error) from None
+        for key, values in profile.experiments.items():
+            if key not in self.experiments:
+                _refuse(f"{where}.experiments.{key}", "experiment", key, self.experiments)
+            try:
+                changed(self.recipes[self.experiments[key].recipe], values)
+            except ValidationError as error:
+                raise at(f"{where}.experiments.{key}", error) from None
 
     @property
     def active(self) -> Profile:
         """The profile that is in force."""
         return self.profiles[self.profile]
+
+    @property
+    def paths(self) -> ProfilePaths:
+        """Where the active profile's files are."""
+        return ProfilePaths(self.profile)
 
     def run(self, key: str) -> Run:
         """An experiment as the active profile runs it.
@@ -184,72 +111,28 @@ class Params(Strictly):
         """
         if key not in self.experiments:
             raise ConfigError(
-                f"params.yaml: experiments: unknown experiment '{key}'; {nearest(key, self.experiments)}"
+                f"{paths.PARAMS}: experiments: unknown experiment '{key}'; {nearest(key, self.experiments)}"
             )
-        return Run(key=key, params=self)
-
-
-class Run:
-    """One experiment under the active profile: what the stages ask for, in one place."""
-
-    def __init__(self, key: str, params: Params):
-        self.key = key
-        self.profile_name = params.profile
-        self.profile = params.active
-        self.experiment = params.experiments[key]
-        self.paper_recipe = params.recipes[self.experiment.recipe]
-        self.seeds = params.seeds
-
-    @cached_property
-    def recipe(self) -> Recipe:
-        """The paper's recipe with the profile's overrides."""
-        return self.profile.recipe.apply(self.paper_recipe)
-
-    @property
-    def dataset(self) -> str:
-        """The data set that is used here."""
-        return self.profile.stand_in or self.experiment.dataset
-
-    @cached_property
-    def options(self) -> dict[str, Any]:
-        """The model's options with the profile's smaller backbone."""
-        options = dict(self.experiment.options)
-        if "backbone" in options:
-            options["backbone"] = self.profile.backbones.get(options["backbone"], options["backbone"])
-        return options
-
-    def configuration(self, seed: int, data: str) -> str:
-        """Digest of all settings and data that a training is a function of, its code apart.
-
-        Args:
-            seed: of the training.
-            data: digest of the prepared data.
-        """
-        return digest(
-            {
-                "model": self.experiment.model,
-                "options": self.options,
-                "recipe": self.recipe.model_dump(mode="json"),
-                "precision": self.profile.training.precision,
-                "seed": seed,
-                "data": data,
-            }
+        experiment = self.experiments[key]
+        return Run(
+            key, self.profile, self.active, experiment, self.recipes[experiment.recipe], self._settled[key]
         )
 
+    def runs(self, keys: Iterable[str] | None = None) -> list[Run]:
+        """Some experiments, or all."""
+        return [self.run(key) for key in (self.experiments if keys is None else keys)]
 
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value in canonical form, in hexadecimal."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
-
-def load(path: Path = PARAMS_FILE) -> Params:
+def load_params(path: Path = paths.PARAMS) -> Params:
     """Reads and validates a params file.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or says something impossible.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a safe loader)
+        text = path.read_text(encoding="utf-8")
+        _check_plainness(text)
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; run from the repository's root") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -268,25 +151,82 @@ def load(path: Path = PARAMS_FILE) -> Params:
         keys, message = describe(errors[0])
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise ConfigError(f"{path}: {'.'.join(keys)}: {message}{more}") from None
-    check_models(params, path)
+    params._settled.update(model_options.settle(params.experiments, params.profiles, params.profile, path))
     return params
 
 
-class _Loader(yaml.SafeLoader):
+def _inherited(name: str, recipes: Mapping[str, Any]) -> Any:
+    """A recipe as given, with what it takes from the one that it extends."""
+    own = recipes[name]
+    if not isinstance(own, dict) or "extends" not in own:
+        return own
+    base = own["extends"]
+    where = f"recipes.{name}.extends"
+    if base not in recipes:
+        _refuse(where, "recipe", base, recipes)
+    further = recipes[base].get("extends") if isinstance(recipes[base], dict) else None
+    if base == name or further == name:
+        raise PydanticCustomError(
+            "circle",
+            "'{base}' goes in a circle; expected a recipe that extends none",
+            {"base": base, "key": where},
+        )
+    if further is not None:
+        raise PydanticCustomError(
+            "level",
+            "'{base}' itself extends '{further}'; expected a recipe that extends none",
+            {"base": base, "further": further, "key": where},
+        )
+    inherited = recipes[base] if isinstance(recipes[base], dict) else {}
+    return {key: value for key, value in (inherited | own).items() if key != "extends"}
+
+
+def _refuse(key: str, what: str, found: str, valid: Iterable[str]) -> None:
+    raise PydanticCustomError(
+        "reference",
+        "unknown {what} '{found}'; {hint}",
+        {"what": what, "found": found, "hint": nearest(found, valid), "key": key},
+    )
+
+
+class _Problem(yaml.MarkedYAMLError):
+    def __init__(self, problem: str, mark: Any):
+        super().__init__(problem=problem, problem_mark=mark)
+
+
+def _check_plainness(text: str) -> None:
+    """Raises ``yaml.YAMLError`` for what needs no building to be refused.
+
+    Anchors and merges: ``dvc exp run -S`` writes them out, and the file falls apart; and aliases of
+    aliases grow without bound. Nesting: the parser recurses.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        anchor = getattr(event, "anchor", None)
+        if anchor is not None:
+            problem = f"the anchor or alias '{anchor}'; write the values out, or let a recipe extend another"
+            raise _Problem(problem, event.start_mark)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            problem = f"nested more than {_DEEPEST} levels deep"
+            raise _Problem(problem, event.start_mark)
+
+
+_DEEPEST = 20
+
+
+class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
     """YAML as DVC reads it: 1e-4 is a number, and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
+                raise _Problem(f"the key {key!r} is given twice", key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 _Loader.add_implicit_resolver(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -16,22 +17,22 @@ from experiments.config.strict import (
     NonNegative,
     Positive,
     Size,
-    Strictly,
+    StrictModel,
 )
 
 
-class ColourJitter(Strictly):
+class ColourJitter(StrictModel):
     """How far torchvision's ``ColorJitter`` changes each property; hue in turns, at most 0.5."""
 
     probability: Fraction = 1.0
-    """With which each property is changed, whatever happens to the others."""
+    """Probability of changing each property, independently."""
     brightness: NonNegative = 0.0
     contrast: NonNegative = 0.0
     saturation: NonNegative = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
-class Augmentation(Strictly):
+class Augmentation(StrictModel):
     """What happens to a training image before it is cropped."""
 
     mirror: bool = True
@@ -51,14 +52,14 @@ class Augmentation(Strictly):
         return self
 
 
-class PolySchedule(Strictly):
+class PolySchedule(StrictModel):
     """Learning rate times (1 - step / steps) ** power."""
 
     kind: Literal["poly"] = "poly"
     power: NonNegative = 0.9
 
 
-class StepSchedule(Strictly):
+class StepSchedule(StrictModel):
     """Learning rate times ``factor`` after each of the milestones."""
 
     kind: Literal["step"]
@@ -67,7 +68,7 @@ class StepSchedule(Strictly):
     factor: Fraction = 0.1
 
 
-class Warmup(Strictly):
+class Warmup(StrictModel):
     """The rate grows linearly from ``ratio`` of itself over the first part of the training."""
 
     steps: Natural = 0
@@ -76,22 +77,42 @@ class Warmup(Strictly):
     ratio: Fraction = 1e-5
 
 
-class Loss(Strictly):
-    """A loss of ``experiments.training.losses`` and its options."""
+class CrossEntropySettings(StrictModel):
+    """Mean over the labelled pixels."""
 
-    name: str = "cross-entropy"
-    options: dict[str, Any] = {}
+    name: Literal["cross-entropy"] = "cross-entropy"
 
 
-class Recipe(Strictly):
+class OhemSettings(StrictModel):
+    """Online hard example mining: the mean over the hard pixels."""
+
+    name: Literal["ohem"]
+    threshold: Fraction = 0.7
+    """Probability of the true class below which a pixel is hard."""
+    min_kept: Natural = 100_000
+    """Pixels of a batch that are kept in any case, hardest first."""
+
+
+class ClassBalancedSettings(StrictModel):
+    """A pixel weighs the more, the rarer its class is in the training set."""
+
+    name: Literal["class-balanced"]
+
+
+LossSettings = Annotated[
+    CrossEntropySettings | OhemSettings | ClassBalancedSettings, Field(discriminator="name")
+]
+
+
+class Recipe(StrictModel):
     """How a paper trains."""
 
     optimizer: Literal["sgd", "adamw"]
     learning_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of SGD."""
+    """Used by SGD only."""
     betas: Annotated[tuple[NonNegative, NonNegative], Strict(False)] = (0.9, 0.999)
-    """Of AdamW."""
+    """Used by AdamW only."""
     weight_decay: NonNegative = 0.0
     decay_norms: bool = True
     """False: no weight decay on norms and position embeddings."""
@@ -109,16 +130,23 @@ class Recipe(Strictly):
     short_side: Natural = 0
     """The network sees the image resized to this shorter side (the longer one at most four times as long);
     it is scored at full size. 0 leaves the size."""
-    loss: Loss = Loss()
+    loss: LossSettings = CrossEntropySettings()
     pretrained: bool | str = True
-    """ImageNet weights: ``true`` from the hub, a path to a local file, or ``false``."""
-    sync_batch_norm: bool = True
-    """Over several devices, batch norm sees all of them."""
+    """ImageNet weights: ``true`` from the hub, a local file, a folder with a file for each backbone
+    (``<backbone>.safetensors`` or ``<backbone>.pth``), or ``false``."""
     input_size: Size
     """Height and width of the network's input at test, which complexity and speed are counted at."""
 
+    def training_settings(self) -> dict[str, Any]:
+        """What of the recipe a training is a function of."""
+        return self.model_dump(mode="json", exclude={"input_size"})
 
-class RecipeOverrides(Strictly):
+    def scoring_settings(self) -> dict[str, Any]:
+        """What of the recipe a score depends on, beside the weights."""
+        return self.model_dump(mode="json", include={"subsampling", "short_side"})
+
+
+class RecipeOverrides(StrictModel):
     """What a profile changes in every recipe; what it leaves out stays the paper's."""
 
     learning_rate: dict[Literal["sgd", "adamw"], Positive] = {}
@@ -137,7 +165,7 @@ class RecipeOverrides(Strictly):
         """The recipe as it is trained under this profile."""
         changed: dict[str, Any] = {
             name: value
-            for name in ("steps", "batch_size", "crop", "subsampling", "short_side", "pretrained")
+            for name in ("batch_size", "crop", "subsampling", "short_side", "pretrained")
             if (value := getattr(self, name)) is not None
         }
         if recipe.optimizer in self.learning_rate:
@@ -145,9 +173,30 @@ class RecipeOverrides(Strictly):
         if self.scale is not None and recipe.augmentation.scale is not None:
             changed["augmentation"] = recipe.augmentation.model_copy(update={"scale": self.scale})
         if self.steps is not None:
-            share = self.steps / recipe.steps
-            changed["warmup"] = recipe.warmup.model_copy(update={"steps": round(recipe.warmup.steps * share)})
-        if self.ohem_min_kept is not None and "min_kept" in recipe.loss.options:
-            options = {**recipe.loss.options, "min_kept": self.ohem_min_kept}
-            changed["loss"] = recipe.loss.model_copy(update={"options": options})
+            changed |= _shortened(recipe, self.steps)
+        if self.ohem_min_kept is not None and isinstance(recipe.loss, OhemSettings):
+            changed["loss"] = recipe.loss.model_copy(update={"min_kept": self.ohem_min_kept})
         return recipe.model_copy(update=changed)
+
+
+def changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """A recipe with some of its keys replaced, as a profile does for one recipe or one experiment.
+
+    Args:
+        recipe: to change.
+        values: by key of ``Recipe``, as ``params.yaml`` gives them.
+
+    Raises:
+        pydantic.ValidationError: an unknown key, a wrong type or an impossible value.
+    """
+    given = recipe.model_dump(mode="json") | dict(values)
+    made = Recipe.model_validate(given)
+    if "steps" in values and "warmup" not in values:
+        made = made.model_copy(update=_shortened(recipe, made.steps))
+    return made
+
+
+def _shortened(recipe: Recipe, steps: int) -> dict[str, Any]:
+    """A number of steps, and a warm-up that keeps its share of them."""
+    warmup = round(recipe.warmup.steps * steps / recipe.steps)
+    return {"steps": steps, "warmup": recipe.warmup.model_copy(update={"steps": warmup})}

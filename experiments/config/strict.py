@@ -6,9 +6,11 @@ import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.types import Strict
 from pydantic_core import ErrorDetails, PydanticCustomError
+
+from experiments.running.errors import ExpectedError
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -21,11 +23,11 @@ Size = Annotated[tuple[Count, Count], Strict(False)]
 Interval = Annotated[tuple[Positive, Positive], Strict(False)]
 
 
-class ConfigError(Exception):
+class ConfigError(ExpectedError):
     """A params file that cannot be used; the message names the key, in one line."""
 
 
-class Strictly(BaseModel):
+class StrictModel(BaseModel):
     """No unknown keys, no silent conversions."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
@@ -57,7 +59,7 @@ def nearest(word: str, valid: Iterable[str]) -> str:
 def describe(error: ErrorDetails) -> tuple[list[str], str]:
     """Path of the key and what is wrong with it."""
     # Names of a union's members are pydantic's business, not keys of the file.
-    path = [str(part) for part in error["loc"] if part not in ("poly", "step", "bool", "str")]
+    path = [str(part) for part in error["loc"] if part not in _UNION_MEMBERS]
     context = error.get("ctx", {})
     if error["type"] == "missing":
         return path, "missing; it has to be given"
@@ -69,3 +71,12 @@ def describe(error: ErrorDetails) -> tuple[list[str], str]:
         path,
         f"{error['msg'].removeprefix('Input s').replace('hould', 'should', 1)}, found {error['input']!r}",
     )
+
+
+def at(where: str, error: ValidationError) -> PydanticCustomError:
+    """The first error of a part that was validated by itself, with its place in the file."""
+    path, message = describe(error.errors()[0])
+    return PydanticCustomError("part", "{problem}", {"problem": message, "key": ".".join([where, *path])})
+
+
+_UNION_MEMBERS = {"poly", "step", "bool", "str", "cross-entropy", "ohem", "class-balanced"}

@@ -7,14 +7,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.datasets.base import Dataset, Options
+from experiments.datasets.base import DataError, Dataset, LabelClass
 
 
 @cache
 def names() -> list[str]:
     """Names of the data sets, sorted."""
-    folder = Path(__file__).parent
-    return sorted(path.stem for path in folder.glob("*.py") if "\nDATASET = " in path.read_text())
+    files = Path(__file__).parent.glob("*.py")
+    return sorted(
+        path.stem for path in files if not path.name.startswith("_") and "\nDATASET = " in path.read_text()
+    )
 
 
 def dataset_class(name: str) -> type[Dataset]:
@@ -23,15 +25,32 @@ def dataset_class(name: str) -> type[Dataset]:
     return cls
 
 
-def parse_options(name: str, options: dict[str, Any]) -> Options:
-    """A data set's options as its own type.
+def create(name: str, options: dict[str, Any]) -> Dataset:
+    """Builds a data set from its name and what ``params.yaml`` says of it.
 
     Raises:
         pydantic.ValidationError: an unknown key, a wrong type or an impossible value.
     """
-    return dataset_class(name).options_type.model_validate(options)
+    cls = dataset_class(name)
+    return cls(cls.options_type.model_validate(options))
 
 
-def create(name: str, options: dict[str, Any]) -> Dataset:
-    """Builds a data set from its name and what ``params.yaml`` says of it."""
-    return dataset_class(name)(parse_options(name, options))
+def classes(name: str, options: dict[str, Any] | None) -> tuple[LabelClass, ...]:
+    """The classes of a data set.
+
+    Args:
+        name: one of ``names()``.
+        options: what ``params.yaml`` says of it; ``None`` where the profile does not have it.
+
+    Raises:
+        DataError: the classes are among the options, and there are none.
+    """
+    cls = dataset_class(name)
+    if options is not None:
+        return create(name, options).classes
+    if not hasattr(cls, "classes"):
+        raise DataError(
+            f"params.yaml: the classes of data set '{name}' are among its options; name it under the "
+            "profile's datasets"
+        )
+    return cls.classes

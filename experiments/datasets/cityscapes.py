@@ -47,28 +47,23 @@ class Cityscapes(base.Dataset):
         names = [
             image.name.removesuffix(_IMAGE_SUFFIX) for image in sorted(folder.glob(f"*/*{_IMAGE_SUFFIX}"))
         ]
-        for name in names:
-            labels = self._labels_path(split, name)
+        for image, labels in (self.files(split, name) for name in names):
             if not labels.is_file():
-                raise DataError(f"{self.image_path(split, name)}: has no labels; expected them at {labels}")
+                raise DataError(f"{image}: has no labels; expected them at {labels}")
         return names
 
-    def image_path(self, split: Split, name: str) -> Path:
-        return self.root / "leftImg8bit" / split / _city(name) / f"{name}{_IMAGE_SUFFIX}"
+    def files(self, split: Split, name: str) -> tuple[Path, Path]:
+        city = name.split("_", 1)[0]
+        return (
+            self.root / "leftImg8bit" / split / city / f"{name}{_IMAGE_SUFFIX}",
+            self.root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png",
+        )
 
     def read(self, split: Split, name: str) -> tuple[Pixels, Pixels]:
-        image_path, labels_path = self.image_path(split, name), self._labels_path(split, name)
+        image_path, labels_path = self.files(split, name)
         image, labels = read_image(image_path), read_labels(labels_path)
-        base.check_size(image, labels, image_path, labels_path)
         base.check_values(labels, range(_LARGEST_ID + 1), labels_path)
         return image, _TRAIN_IDS[labels]
-
-    def _labels_path(self, split: Split, name: str) -> Path:
-        return self.root / "gtFine" / split / _city(name) / f"{name}_gtFine_labelIds.png"
-
-
-def _city(name: str) -> str:
-    return name.split("_", 1)[0]
 
 
 _TRAIN_IDS = np.full(256, base.IGNORE_LABEL, np.uint8)

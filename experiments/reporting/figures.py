@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import math
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,18 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from safetensors.numpy import load_file
 
-from experiments.datasets.base import LabelClass, Pixels
+from experiments.datasets.base import LabelClass, Pixels, read_image, read_labels
+from experiments.reporting import maps
+from experiments.reporting.sections import UNGUIDED
+from experiments.running import storage
+from experiments.running.work import Context
 
 PAPER_COLOURS = {"spgnet": "#0072B2", "gun": "#D55E00", "semask": "#009E73", "alignseg": "#CC79A7"}
 """Okabe and Ito's colours, which the colour-blind can tell apart."""
-
-UNGUIDED = " (bilinear)"
-"""Ends the name of a curve of a network whose learned upsampling is replaced by bilinear."""
 
 _STYLE: Any = {
     "font.size": 10,
@@ -38,112 +38,153 @@ _STYLE: Any = {
 }
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Writes ``<name>.svg`` and ``<name>.png``, the same bytes for the same figure."""
-    figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
-    figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=150, metadata={"Software": None})
-    plt.close(figure)
-
-
-def score_against_cost(summary: pd.DataFrame, cost: str, label: str, conditions: str) -> Figure:
-    """mIoU of every experiment against a cost on a logarithmic axis, a panel a paper.
-
-    The panels have the same axes, and each shows the other papers' experiments in grey.
+def draw(
+    context: Context,  # noqa: ARG001 (drawing takes a second and says nothing)
+    function: str,
+    arguments: Sequence[Any],
+    folder: Path,
+    name: str,
+) -> str:
+    """Draws one figure and writes its files, the same bytes for the same arguments.
 
     Args:
-        summary: rows of ``results/summary.csv`` with a column ``cost``.
-        cost: name of the column on the horizontal axis.
-        label: of that axis.
+        context: of the job.
+        function: of this module.
+        arguments: of the function.
+        folder: where to.
+        name: of the files, without their ending.
+
+    Returns:
+        What to say when it is done.
+    """
+    figure: Figure = globals()[function](*arguments)
+    with plt.rc_context(_STYLE):  # which the names inside an SVG depend on
+        for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+            picture = io.BytesIO()
+            figure.savefig(picture, format=ending, dpi=110, metadata=metadata)
+            storage.write_bytes(folder / f"{name}.{ending}", picture.getbuffer())
+    plt.close(figure)
+    return "drawn"
+
+
+def score_against_cost(rows: pd.DataFrame, costs: Mapping[str, str], conditions: str) -> Figure:
+    """mIoU of a paper's experiments against costs on logarithmic axes, side by side.
+
+    Args:
+        rows: of the summary, of one paper.
+        costs: label of the axis by column of ``rows``.
         conditions: where the scores come from.
     """
-    panels = list(summary.groupby("paper", sort=False))
-    across = min(2, len(panels))
-    down = math.ceil(len(panels) / across)
+    colour = paper_colour(str(rows["paper"].iloc[0]))
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(
-            down, across, figsize=(6.8 * across, 4.3 * down), squeeze=False, sharex=True, sharey=True
-        )
-        for ax, (paper, rows) in zip(axes.flat, panels, strict=False):
-            ax.scatter(summary[cost], summary["measured_miou"], s=18, color="0.85")
-            ax.scatter(rows[cost], rows["measured_miou"], s=32, color=PAPER_COLOURS[str(paper)], zorder=3)
-            ax.set(xscale="log", title=paper)
-        for ax, (_, rows) in zip(axes.flat, panels, strict=False):
-            _name_points(ax, rows[cost], rows["measured_miou"], rows["experiment"])
-        for ax in axes.flat[len(panels) :]:
-            ax.set_axis_off()
-        figure.supxlabel(label, size=10)
-        figure.supylabel("mIoU %", size=10)
+        size = (6.0 * len(costs), max(4.3, 1.5 + 0.13 * len(rows)))
+        figure, axes = plt.subplots(1, len(costs), figsize=size, squeeze=False, sharey=True)
+        room = 1.9 / size[0]  # beside each panel, for the names of its points
+        figure.subplots_adjust(
+            left=0.7 / size[0], right=1 - room, bottom=0.6 / size[1], top=1 - 0.4 / size[1],
+            wspace=1.9 * len(costs) / (size[0] - 0.7 - 1.9 * len(costs)),
+        )  # fmt: skip
+        for ax, (column, label) in zip(axes[0], costs.items(), strict=True):
+            ax.scatter(rows[column], rows["measured_miou"], s=32, color=colour)
+            ax.set(xscale="log", xlabel=label)
+        axes[0][0].set_ylabel("mIoU %")
         figure.suptitle(conditions, size=9)
-        figure.tight_layout()
+        for ax, column in zip(axes[0], costs, strict=True):
+            _name_points(ax, rows[column], rows["measured_miou"], rows["experiment"])
     return figure
 
 
-def training_curves(histories: dict[str, dict[int, pd.DataFrame]], papers: Mapping[str, str]) -> Figure:
-    """Loss against step, one panel a paper, one line an experiment (mean over its seeds).
+def training_curves(histories: Mapping[str, Sequence[Path]]) -> Figure:
+    """Loss against step, one line an experiment (mean over its seeds).
 
     Args:
-        histories: by experiment and seed, ``history.csv``.
-        papers: the paper of each experiment.
+        histories: ``history.csv`` of every seed, by experiment.
     """
-    panels = list(dict.fromkeys(papers[key] for key in histories))
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(
-            1, len(panels), figsize=(4.2 * len(panels), 6.5), squeeze=False, sharey=True
-        )
-        for ax, paper in zip(axes[0], panels, strict=True):
-            shown = [key for key in histories if papers[key] == paper]
-            for key, look in zip(shown, _looks(len(shown)), strict=True):
-                loss = pd.concat(histories[key]).groupby("step")["loss"].mean()
-                ax.plot(loss.index, loss, label=key, **look)
-            ax.set(title=paper, xlabel="step", yscale="log")
-            # Below the axes: a paper has up to 25 experiments, which would cover the curves.
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=6)
-        axes[0][0].set_ylabel("training loss (all terms)")
-        figure.tight_layout()
+        figure, ax = plt.subplots(figsize=(8.0, 6.0))
+        for (key, paths), look in zip(histories.items(), line_styles(len(histories)), strict=True):
+            loss = pd.concat([pd.read_csv(path) for path in paths]).groupby("step")["loss"].mean()
+            ax.plot(loss.index, loss, label=key, **look)
+        ax.set(xlabel="step", yscale="log", ylabel="training loss (all terms)")
+        _legend_below(figure, ax)
     return figure
 
 
 def class_iou(scores: pd.DataFrame, conditions: str) -> Figure:
     """Heat map of the IoU in per cent of every class (columns) and experiment (rows)."""
     with plt.rc_context({**_STYLE, "axes.grid": False}):
-        height = 1.5 + 0.32 * len(scores)
-        figure, axes = plt.subplots(figsize=(max(7, 0.55 * len(scores.columns)), height))
-        sns.heatmap(
-            scores, ax=axes, annot=len(scores.columns) <= 30, fmt=".0f", cmap="viridis", vmin=0, vmax=100,
-            annot_kws={"size": 7}, cbar_kws={"label": "IoU %"},
-        )  # fmt: skip
+        size = (max(7, 0.55 * len(scores.columns) + 3), 1.5 + 0.32 * len(scores))
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
+        picture = axes.imshow(scores, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+        figure.colorbar(picture, label="IoU %")
+        axes.set_xticks(range(len(scores.columns)), scores.columns, rotation=90, size=8)
+        axes.set_yticks(range(len(scores)), scores.index, size=8)
+        if len(scores.columns) <= 30:
+            for (row, column), value in np.ndenumerate(scores.to_numpy()):
+                if np.isfinite(value):
+                    colour = "white" if value < 60 else "black"
+                    axes.text(column, row, f"{value:.0f}", size=7, ha="center", va="center", color=colour)
         axes.set_title(conditions, size=9)
-        axes.set(xlabel="", ylabel="")
     return figure
 
 
-def boundary_iou(bands: pd.DataFrame, papers: Mapping[str, str]) -> Figure:
-    """mIoU inside the band around label boundaries against the band's width, a panel a paper.
+def boundary_iou(bands: Mapping[str, Mapping[str, float | None]]) -> Figure:
+    """mIoU inside the band around label boundaries against the band's width.
 
     Args:
-        bands: mIoU in per cent, experiments by width in pixels; a name that ends in ``UNGUIDED`` is
-            drawn dashed, in the colour of the experiment that it belongs to.
-        papers: the paper of each experiment.
+        bands: share by width in pixels, by experiment; a name that ends in ``UNGUIDED`` is drawn
+            dashed, in the colour of the experiment that it belongs to.
     """
-    panels = list(dict.fromkeys(papers[str(key).removesuffix(UNGUIDED)] for key in bands.index))
+    guided = list(dict.fromkeys(key.removesuffix(UNGUIDED) for key in bands))
+    looks = dict(zip(guided, line_styles(len(guided)), strict=True))
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(
-            1, len(panels), figsize=(4.2 * len(panels), 6.5), squeeze=False, sharey=True
-        )
-        for ax, paper in zip(axes[0], panels, strict=True):
-            shown = [key for key in map(str, bands.index) if papers[key.removesuffix(UNGUIDED)] == paper]
-            guided = list(dict.fromkeys(key.removesuffix(UNGUIDED) for key in shown))
-            looks = dict(zip(guided, _looks(len(guided)), strict=True))
-            for key in shown:
-                look = looks[key.removesuffix(UNGUIDED)]
-                style = look | {"linestyle": "--"} if key.endswith(UNGUIDED) else look
-                ax.plot(bands.columns, bands.loc[key], label=key, **style)
-            ax.set(title=paper, xlabel="width of the band, pixels")
-            # Below the axes: a paper has up to 25 experiments, which would cover the curves.
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=6)
-        axes[0][0].set_ylabel("mIoU % inside the band")
-        figure.tight_layout()
+        figure, ax = plt.subplots(figsize=(8.0, 6.0))
+        for key, by_width in bands.items():
+            look = looks[key.removesuffix(UNGUIDED)]
+            style = look | {"linestyle": "--"} if key.endswith(UNGUIDED) else look
+            known = {int(width): 100 * value for width, value in by_width.items() if value is not None}
+            ax.plot(list(known), list(known.values()), label=key, **style)
+        ax.set(xlabel="width of the band, pixels", ylabel="mIoU % inside the band")
+        _legend_below(figure, ax)
     return figure
+
+
+def predictions(kept: Sequence[Mapping[str, Path]], classes: Sequence[LabelClass]) -> Figure:
+    """Image, labels and predictions, a row for each image.
+
+    Args:
+        kept: files of each image by title: ``image`` and label maps.
+        classes: of the labels.
+    """
+    rows = [
+        {
+            title: read_image(path) if title == "image" else maps.colourise(read_labels(path), classes)
+            for title, path in row.items()
+        }
+        for row in kept
+    ]
+    return gallery(rows, classes)
+
+
+def model_maps(kept: Sequence[Mapping[str, Path]], classes: Sequence[LabelClass]) -> Figure:
+    """Image, labels, prediction and what the model computed on the way, a row for each image.
+
+    Args:
+        kept: files of each image: ``image``, ``labels``, ``prediction`` and ``maps``.
+        classes: of the labels.
+    """
+    rows: list[dict[str, Pixels]] = []
+    for row in kept:
+        labels = read_labels(row["labels"])
+        rows.append(
+            {
+                "image": read_image(row["image"]),
+                "labels": maps.colourise(labels, classes),
+                "prediction": maps.colourise(read_labels(row["prediction"]), classes),
+                **maps.pictures(load_file(row["maps"]), labels, classes),
+            }
+        )
+    return gallery(rows, classes)
 
 
 def gallery(rows: Sequence[Mapping[str, Pixels]], classes: Sequence[LabelClass]) -> Figure:
@@ -155,61 +196,69 @@ def gallery(rows: Sequence[Mapping[str, Pixels]], classes: Sequence[LabelClass])
         classes: for the legend.
     """
     height, width = next(iter(rows[0].values())).shape[:2]
-    across = len(rows[0])
-    # Room, in inches, for titles between the rows.
-    changing = [title for row, above in itertools.pairwise(rows) for title in row.keys() - above.keys()]
-    between = 0.1 + 0.13 * max((1 + title.count("\n") for title in changing), default=0)
-    tall = 1.9 * height / width
+    across, gap = len(rows[0]), max(2, width // 24)
+    # One picture for all: axes for each of them would take seconds to draw.
+    titles = [room_for_titles(row, above) for row, above in zip(rows, [{}, *rows], strict=False)]
+    inches = 1.9 / width  # of a pixel
+    tops = np.cumsum([round(lines * 0.13 / inches) + gap for lines in titles]) + height * np.arange(len(rows))
+    mosaic = np.full((tops[-1] + height, across * (width + gap) - gap, 3), 255, np.uint8)
+    per_line = max(3, min(10, 2 * across))
+    legend = 0.35 + 0.17 * -(-min(len(classes), 30) // per_line)
+    size = (mosaic.shape[1] * inches + 0.2, mosaic.shape[0] * inches + legend + 0.2)
     with plt.rc_context({**_STYLE, "axes.grid": False}):
-        size = (1.9 * across, tall * len(rows) + between * (len(rows) - 1) + 1.1)
-        figure, axes = plt.subplots(len(rows), across, squeeze=False, figsize=size)
-        above = [""] * across
-        for i, row in enumerate(rows):
+        figure = plt.figure(figsize=size)
+        axes = figure.add_axes(
+            (0.1 / size[0], legend / size[1], 1 - 0.2 / size[0], 1 - (legend + 0.2) / size[1])
+        )
+        axes.axis("off")
+        for i, (row, top) in enumerate(zip(rows, tops, strict=True)):
             for j, (title, picture) in enumerate(row.items()):
-                axes[i][j].imshow(picture, interpolation="nearest", extent=(0, width, height, 0))
-                axes[i][j].axis("off")
-                if title != above[j]:
-                    axes[i][j].set_title(title, size=7, pad=2)
-            above = list(row)
+                left = j * (width + gap)
+                mosaic[top : top + height, left : left + width] = stretched(picture, height, width)
+                if i == 0 or title not in rows[i - 1]:
+                    axes.text(left + width / 2, top - gap / 3, title, size=7, ha="center", va="bottom")
+        axes.imshow(mosaic, interpolation="none")
         handles = [
             plt.Rectangle((0, 0), 1, 1, color=np.array(c.colour) / 255, label=c.name) for c in classes[:30]
         ]
-        per_line = max(3, min(10, 2 * across))
         figure.legend(
-            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.5 / size[1]), ncols=per_line,
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, legend / size[1]), ncols=per_line,
             fontsize=7, frameon=False,
         )  # fmt: skip
-        figure.subplots_adjust(
-            left=0.01, right=0.99, top=1 - 0.5 / size[1], bottom=0.6 / size[1], wspace=0.03,
-            hspace=between / tall,
-        )  # fmt: skip
     return figure
 
 
-def cost_comparison(summary: pd.DataFrame, conditions: str) -> Figure:
-    """mIoU against parameters and against multiply-accumulates, side by side: who wins at equal cost.
-
-    Args:
-        summary: rows of ``results/summary.csv``, of one paper.
-        conditions: where the scores come from.
-    """
-    costs = {"measured_parameters_m": "parameters M", "measured_macs_g": "MACs G"}
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-        for ax, (column, label) in zip(axes, costs.items(), strict=True):
-            ax.scatter(summary[column], summary["measured_miou"], s=40, color=PAPER_COLOURS["spgnet"])
-            ax.set(xlabel=label)
-        axes[0].set_ylabel("mIoU %")
-        figure.suptitle(conditions, size=9)
-        for ax, column in zip(axes, costs, strict=True):
-            _name_points(ax, summary[column], summary["measured_miou"], summary["experiment"])
-        figure.tight_layout()
-    return figure
+def room_for_titles(row: Mapping[str, Pixels], above: Mapping[str, Pixels]) -> int:
+    """Lines of text that the titles over a row of pictures need, where they differ from those above."""
+    return max((1 + title.count("\n") for title in row.keys() - above.keys()), default=0)
 
 
-def _looks(count: int) -> list[dict[str, Any]]:
+def stretched(picture: Pixels, height: int, width: int) -> Pixels:
+    """A picture (h, w, 3) at another size, pixels repeated or left out."""
+    rows = np.arange(height) * picture.shape[0] // height
+    columns = np.arange(width) * picture.shape[1] // width
+    resized: Pixels = picture[rows[:, None], columns]
+    return resized
+
+
+def paper_colour(paper: str) -> str:
+    """The colour of a paper's points; a paper of one's own has a grey."""
+    return PAPER_COLOURS.get(paper, "#555555")
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """A legend below the axes: a paper has up to 25 experiments, which would cover the curves."""
+    handles, labels = axes.get_legend_handles_labels()
+    lines = -(-len(handles) // 3)
+    bottom = 0.7 + 0.17 * lines
+    figure.set_size_inches(8.0, 4.6 + bottom)
+    figure.subplots_adjust(left=0.1, right=0.98, top=0.98, bottom=bottom / (4.6 + bottom))
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False, fontsize=8)
+
+
+def line_styles(count: int) -> list[dict[str, Any]]:
     """Keywords of as many lines that can be told apart: ten colours, and a new marker for each ten."""
-    colours = sns.color_palette("tab10")
+    colours = mpl.color_sequences["tab10"]
     return [
         {
             "color": colours[i % 10],

@@ -9,25 +9,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.running.command import StageError
+from experiments.running.errors import StageError
+from experiments.running.paths import PUBLISHED
+from experiments.running.storage import read_csv
 
-PUBLISHED = Path("results/published")
 COLUMNS = ["paper", "table", "row", "metric", "value", "unit", "source"]
+_PLACE = ["paper", "table", "row"]
 
 
-def load() -> pd.DataFrame:
+def load(folder: Path = PUBLISHED) -> pd.DataFrame:
     """All published numbers, one a row, with ``COLUMNS``.
 
     Raises:
         StageError: a file lacks a column, a value is not a number, or a source is missing.
     """
     tables = []
-    for path in sorted(PUBLISHED.glob("*.csv")):
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if list(table.columns) != COLUMNS:
-            raise StageError(
-                f"{path}: has the columns {', '.join(table.columns)}; expected {', '.join(COLUMNS)}"
-            )
+    for path in sorted(folder.glob("*.csv")):
+        table = read_csv(path, set(COLUMNS), "mend it, or take it from git", dtype=str, keep_default_na=False)
         for line, row in enumerate(table.to_dict("records"), 2):
             if not row["source"]:
                 raise StageError(f"{path}, line {line}: no source; a published number needs one")
@@ -37,8 +35,8 @@ def load() -> pd.DataFrame:
                 raise StageError(
                     f"{path}, line {line}: value is {row['value']!r}; expected a number"
                 ) from None
-        if table.duplicated(["paper", "table", "row", "metric"]).any():
-            twice = table[table.duplicated(["paper", "table", "row", "metric"])].iloc[0]
+        if table.duplicated([*_PLACE, "metric"]).any():
+            twice = table[table.duplicated([*_PLACE, "metric"])].iloc[0]
             raise StageError(f"{path}: gives {twice['metric']} of {twice['row']!r} in {twice['table']} twice")
         tables.append(table.astype({"value": float}))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
@@ -46,8 +44,7 @@ def load() -> pd.DataFrame:
 
 def wide(numbers: pd.DataFrame) -> pd.DataFrame:
     """One row for each (paper, table, row), a column for each metric, in the order of the files."""
-    index = ["paper", "table", "row"]
-    order = numbers[index].drop_duplicates()
-    values = numbers.pivot(index=index, columns="metric", values="value").reset_index()
-    sources = numbers.groupby(index, as_index=False)["source"].agg(lambda s: "; ".join(dict.fromkeys(s)))
-    return order.merge(values, on=index).merge(sources, on=index)
+    order = numbers[_PLACE].drop_duplicates()
+    values = numbers.pivot(index=_PLACE, columns="metric", values="value").reset_index()
+    sources = numbers.groupby(_PLACE, as_index=False)["source"].agg(lambda s: "; ".join(dict.fromkeys(s)))
+    return order.merge(values, on=_PLACE).merge(sources, on=_PLACE)

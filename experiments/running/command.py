@@ -1,20 +1,21 @@
-"""The command line of a stage: arguments, and one clear line when something is wrong."""
+"""The command line of a stage: arguments, exit codes, and one clear line when something is wrong."""
 
 from __future__ import annotations
 
 import argparse
 import gc
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
-from experiments.config.strict import ConfigError
-from experiments.datasets.base import DataError
-from experiments.running.storage import StorageError
+from experiments.running import machine, stopping, workers
+from experiments.running.errors import ExpectedError
+from experiments.running.jobs import Pool
 
-
-class StageError(Exception):
-    """A stage cannot go on; the message says why and what to do, in one line."""
+T = TypeVar("T")
 
 
 def parser(stage: str, description: str | None) -> argparse.ArgumentParser:
@@ -26,6 +27,89 @@ def parser(stage: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal parts of a stage's jobs, which other machines share."""
+
+    number: int
+    """From 1."""
+    of: int
+
+    def take(self, jobs: Sequence[T]) -> list[T]:
+        """This shard's jobs: every one is in one shard, whatever is done already."""
+        return [job for i, job in enumerate(jobs) if i % self.of == self.number - 1]
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Adds what narrows a stage to some experiments."""
+    parser.add_argument(
+        "experiments", nargs="*", metavar="KEY", help="keys of 'experiments' in params.yaml; none means all"
+    )
+
+
+def add_spreading(parser: argparse.ArgumentParser, *, seeds: bool) -> None:
+    """Adds what spreads a stage's jobs over processes, machines and time."""
+    if seeds:
+        parser.add_argument(
+            "--seeds", nargs="+", type=_natural, metavar="N", help="instead of the seeds of params.yaml"
+        )
+    parser.add_argument(
+        "--shard", type=_shard, default=Shard(1, 1), metavar="I/N",
+        help="do the I-th of N parts of the jobs; other machines do the others",
+    )  # fmt: skip
+    parser.add_argument(
+        "--minutes", type=_minutes, metavar="M",
+        help=f"stop in time, with checkpoints; exit code {stopping.OUT_OF_TIME} if something is left",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=_natural, metavar="N",
+        help="worker processes; 0 does the work in this one. Default: one for each GPU, else cores / threads",
+    )  # fmt: skip
+
+
+def choose(keys: Iterable[str], known: Iterable[str], find: Callable[[str], object]) -> list[str]:
+    """The experiments that a command was given, or all.
+
+    Args:
+        keys: as given.
+        known: all experiments, in their order.
+        find: raises the error that belongs to an unknown one.
+    """
+    given = list(keys)
+    for key in given:
+        find(key)
+    return [key for key in known if key in given] if given else list(known)
+
+
+def pool(arguments: argparse.Namespace, threads: int, imports: Sequence[str], *, alone: bool = False) -> Pool:
+    """Who does the jobs of a stage: one worker for each GPU, or as many as the cores allow.
+
+    Args:
+        arguments: of the command line.
+        threads: of each worker; 0 takes all cores.
+        imports: modules that the jobs need.
+        alone: whether one job at a time has the machine, as timings must.
+    """
+    if arguments.minutes is not None:
+        stopping.set_deadline(60 * arguments.minutes)
+    if is_group():
+        return Pool(0, 0, rank=int(os.environ["RANK"]), is_group=True)
+    devices = 0
+    if machine.may_have_gpu() and arguments.workers != 0:
+        devices = workers.ask("experiments.running.devices:count", imports=imports)
+    count = devices or (1 if threads == 0 else max(1, machine.cores() // threads))
+    if alone:
+        count = 1
+    if arguments.workers is not None:
+        count = arguments.workers
+    return Pool(count, threads, devices, imports)
+
+
+def is_group() -> bool:
+    """Whether torchrun started several processes, which do every job together."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
 def run(stage: str, main: Callable[[], None]) -> None:
     """Runs a stage; an expected error is one line on standard error and exit code 1."""
     # cuBLAS reads this when it starts; without it deterministic matrix products are refused.
@@ -34,9 +118,38 @@ def run(stage: str, main: Callable[[], None]) -> None:
         # Ends what the package's __init__ began: what the imports made is never looked at again.
         gc.freeze()
         gc.enable()
+    stopping.reset()
+    stopping.listen()
     try:
         main()
-    except (ConfigError, DataError, StorageError, StageError) as error:
+    except ExpectedError as error:
         sys.exit(f"{stage}: {' '.join(str(error).split())}")
+    except stopping.Stopped:
+        sys.exit(stopping.exit_code())
     except KeyboardInterrupt:
         sys.exit(f"{stage}: interrupted")
+    finally:
+        stopping.restore()
+
+
+def _natural(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"'{text}'; expected a whole number, at least 0")
+    return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < 1e6:
+        raise argparse.ArgumentTypeError(f"'{text}'; expected a number of minutes above 0")
+    return minutes
+
+
+def _shard(text: str) -> Shard:
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"'{text}'; expected I/N with I from 1 to N, such as 3/16")
+    return Shard(int(match[1]), int(match[2]))

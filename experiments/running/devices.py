@@ -1,23 +1,27 @@
 """Where a stage computes: one device, or one process a device under ``torchrun``.
 
 Plain torch, no framework around it: a stage starts without another import, and everything that
-knows of several devices stands here. ``torchrun --nproc-per-node 4 -m experiments.train <key>``
-starts four processes whose ``Devices`` differ in their rank alone.
+knows of several devices stands here and in ``training/parallel.py``.
+``torchrun --nproc-per-node 4 -m experiments.train <key>`` starts four processes whose ``Devices``
+differ in their rank alone.
 """
 
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import distributed
+
+from experiments.running.machine import cpu_name
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+T = TypeVar("T")
 
 
 class Devices:
@@ -34,77 +38,61 @@ class Devices:
         return self.rank == 0
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device.type == "cuda"
+
+    @property
     def description(self) -> str:
         """What a table says of the hardware."""
-        if self.device.type == "cuda":
+        if self.on_gpu:
             name = torch.cuda.get_device_name(self.device)
         else:
-            name = f"{_cpu_name()}, {torch.get_num_threads()} threads"
+            threads = torch.get_num_threads()
+            name = f"{cpu_name()}, {threads} thread{'' if threads == 1 else 's'}"
         return name if self.world_size == 1 else f"{self.world_size} x {name}"
-
-    def wrap(self, model: nn.Module, sync_batch_norm: bool) -> nn.Module:
-        """The model on this device, with gradients averaged over all processes."""
-        model.to(self.device)
-        if self.world_size == 1:
-            return model
-        if sync_batch_norm and self.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        # Ablations leave parameters without a gradient, such as a branch whose loss is off.
-        return DistributedDataParallel(model, find_unused_parameters=True)
 
     def autocast(self, precision: str) -> AbstractContextManager[None]:
         """Mixed precision; does nothing for ``float32``."""
         dtype = _DTYPES[precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
-        if self.world_size > 1:
-            distributed.all_reduce(values)
-        return values
-
     def synchronize(self) -> None:
         """Waits until the device has done all its work."""
-        if self.device.type == "cuda":
+        if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
 
+def count() -> int:
+    """GPUs of this machine."""
+    return torch.cuda.device_count()
+
+
+def agreed(value: T | None) -> T | None:
+    """The first process's value, in every process of a run under ``torchrun``.
+
+    Args:
+        value: of any type that can be pickled; only the first process's counts.
+    """
+    with open_devices():
+        shared = [value]
+        distributed.broadcast_object_list(shared)
+    return shared[0]
+
+
 @contextmanager
-def open_devices() -> Iterator[Devices]:
-    """Takes a GPU where there is one, and joins the other processes under ``torchrun``."""
+def open_devices(gpu: int | None = None) -> Iterator[Devices]:
+    """Takes a GPU where there is one, and joins the other processes under ``torchrun``.
+
+    Args:
+        gpu: number of the one to take, where the process is one of several workers.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     rank = int(os.environ.get("RANK", 0))
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) if gpu is None else gpu)
         torch.cuda.set_device(device)
-    if world_size > 1:
+    if world_size > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Devices(device, rank, world_size)
-    finally:
-        if world_size > 1:
-            distributed.destroy_process_group()
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds Python, NumPy and torch, and asks for deterministic kernels.
-
-    Some CUDA kernels that these models need, the gradient of ``grid_sample`` among them, have no
-    deterministic form; there torch warns instead of failing.
-    """
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        import platform
-
-        return platform.processor() or platform.machine()
+    yield Devices(device, rank, world_size)

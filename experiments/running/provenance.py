@@ -6,22 +6,28 @@ import importlib.metadata
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
-
-from experiments.running.devices import Devices
 
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy")
 
 
-def provenance(devices: Devices) -> dict[str, Any]:
-    """What ``run.json`` says of the circumstances. Not part of a result: it differs between runs."""
+def provenance(device: str) -> dict[str, Any]:
+    """What a result says of the circumstances. Not part of it: it differs between runs.
+
+    Args:
+        device: in words.
+    """
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "device": device, **_circumstances()}
+
+
+@cache  # a worker asks after every job, and neither code nor software changes under it
+def _circumstances() -> dict[str, Any]:
     return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(
             _git("status", "--porcelain", "--", "models", "experiments", "params.yaml")
         ),
-        "device": devices.description,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
     }

@@ -1,23 +1,31 @@
-"""Writing results: beside the final place first, moved there whole.
+"""Reading and writing results. Writing goes beside the final place first and is moved there whole.
 
-A killed stage leaves the old file or the new one, never half of one.
+A killed stage leaves the old file or the new one, never half of one: the data reach the disk before
+the name does, and the name before the call returns.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from experiments.running.errors import ExpectedError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-class StorageError(Exception):
-    """An output cannot be written; the message names the path and the reason, in one line."""
+_NUMBERS = re.compile(r"\[((?:\s*-?[\d.eE+-]+,?)+)\s*\]")
+
+
+class StorageError(ExpectedError):
+    """A file cannot be read or written; the message names the path and the reason, in one line."""
 
 
 def write(path: Path, save: Callable[[Path], object]) -> None:
@@ -26,19 +34,26 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
     Raises:
         StorageError: the disk is full, or the folder is not writable.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(partial)
+        _flush(partial)
         os.replace(partial, path)
+        _flush(path.parent)
     except OSError as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise StorageError(_reason(path, error)) from error
+        raise _cannot_write(path, error) from error
     except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Writes a file of bytes."""
+    write(path, lambda partial: partial.write_bytes(content))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,8 +62,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON that a person can read and ``diff`` can compare."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Writes JSON that a person can read and ``diff`` can compare: a list of numbers is one line."""
+    text = json.dumps(value, indent=2, allow_nan=False)
+    write_text(path, _NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text) + "\n")
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -58,21 +74,128 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 @contextmanager
 def folder(path: Path) -> Iterator[Path]:
-    """A new folder to fill, which replaces ``path`` when the block ends without an error."""
-    partial = path.with_name(f".{path.name}.partial")
+    """A new folder to fill, which replaces ``path`` when the block ends without an error.
+
+    Raises:
+        StorageError: something in it cannot be written.
+    """
+    partial = _partial(path)
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of an earlier, killed run
         partial.mkdir(parents=True)
         yield partial
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(partial, path)
+        for file in partial.rglob("*"):
+            _flush(file)
+        replace_folder(partial, path)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise StorageError(_reason(path, error)) from error
+        if not _is_below(error.filename, path, partial):
+            raise
+        raise _cannot_write(path, error) from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _reason(path: Path, error: OSError) -> str:
-    return f"{path}: cannot be written ({error.strerror or error}); free space or choose a writable folder"
+def replace_folder(new: Path, path: Path) -> None:
+    """Moves the folder ``new`` to ``path``, in the place of the one that may be there."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    with suppress(FileNotFoundError):
+        os.replace(path, old)
+    os.replace(new, path)
+    _flush(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def clear_partials(place: Path) -> None:
+    """Removes what killed processes left half-written in a folder that nobody else writes to."""
+    for pattern in (".*.partial", ".*.old"):
+        for path in place.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def read_text(path: Path, remedy: str) -> str:
+    """A text file in UTF-8.
+
+    Args:
+        path: of the file.
+        remedy: what to do where it is missing or broken, such as "run ... again".
+
+    Raises:
+        StorageError: it is missing, cannot be read or is not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file; {remedy}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path}: cannot be read ({reason(error)}); {remedy}") from None
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """The value of a JSON file; the arguments and errors are ``read_text``'s."""
+    text = read_text(path, remedy)
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        what = "is empty" if not text.strip() else f"is not JSON ({reason(error)})"
+        raise StorageError(f"{path}: {what}; {remedy}") from None
+
+
+def read_csv(path: Path, columns: set[str], remedy: str, **options: Any) -> pd.DataFrame:
+    """A table.
+
+    Args:
+        path: of the file.
+        columns: that it has to have at least.
+        remedy: as in ``read_text``.
+        options: further keywords of ``pandas.read_csv``.
+
+    Raises:
+        StorageError: as ``read_text``; also if a column is missing.
+    """
+    import pandas as pd  # here, as half of the commands need no table and importing it takes 0.4 s
+
+    try:
+        table: pd.DataFrame = pd.read_csv(path, **options)
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file; {remedy}") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path}: is not a table ({reason(error)}); {remedy}") from None
+    missing = sorted(columns - set(table.columns))
+    if missing:
+        raise StorageError(f"{path}: has no column '{missing[0]}'; {remedy}")
+    return table
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
+
+
+def _partial(path: Path) -> Path:
+    # With the process in its name: two that write the same file never share a half-written one.
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_below(name: Any, *folders: Path) -> bool:
+    # A read error inside the block names another file: it is not a write error of the folder.
+    return name is None or any(str(name).startswith(str(folder)) for folder in folders)
+
+
+def _cannot_write(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path}: cannot be written ({reason(error)}); free space or choose a writable folder"
+    )

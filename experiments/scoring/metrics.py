@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from experiments.datasets.base import IGNORE_LABEL
 
@@ -17,45 +15,37 @@ Matrix = NDArray[np.int64]
 """(K, K) pixels by true class (row) and predicted class (column)."""
 
 
-def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
-    """Pixels of every true and predicted class: (K, K) int64 on the tensors' device.
+def confusion_matrix(
+    labels: NDArray[np.uint8], predictions: NDArray[np.uint8], num_classes: int
+) -> NDArray[np.int64]:
+    """Pixels of every true and predicted class: (K, K).
 
     Args:
         labels: any shape, in [0, K) or ``IGNORE_LABEL``, which counts nowhere.
         predictions: the same shape, in [0, K).
         num_classes: K.
     """
-    labels, predictions = labels.reshape(-1).long(), predictions.reshape(-1).long()
     # Ignored pixels go to a row of their own that is cut off: selecting the others would cost a
     # copy of both maps.
-    row = labels.clamp(max=num_classes)
-    counts = torch.bincount(row * num_classes + predictions, minlength=(num_classes + 1) * num_classes)
+    row = np.minimum(labels.ravel(), num_classes).astype(np.intp)
+    counts = np.bincount(row * num_classes + predictions.ravel(), minlength=(num_classes + 1) * num_classes)
     return counts.reshape(num_classes + 1, num_classes)[:num_classes]
 
 
-def class_iou(matrix: Matrix) -> NDArray[np.float64]:
-    """Intersection over union of each class (K,), as Cityscapes defines it.
+def iou(intersections: NDArray[np.int64], unions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Intersection over union, element by element, as Cityscapes defines it for a class.
 
     True positives over true positives, false positives and false negatives; ignored pixels are
     none of these. NaN for a class that is neither labelled nor predicted.
     """
-    hits = np.diag(matrix).astype(np.float64)
-    union = matrix.sum(0) + matrix.sum(1) - hits
-    iou = np.full(len(matrix), np.nan)
-    np.divide(hits, union, out=iou, where=union > 0)
-    return iou
+    quotient = np.full(np.broadcast_shapes(intersections.shape, unions.shape), np.nan)
+    np.divide(intersections, unions, out=quotient, where=unions > 0)
+    return quotient
 
 
-def mean_iou(matrix: Matrix) -> float:
-    """Mean of the classes' IoU in [0, 1]; classes without any pixel are left out. NaN for none."""
-    iou = class_iou(matrix)
-    return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
-
-
-def pixel_accuracy(matrix: Matrix) -> float:
-    """Share of the labelled pixels that are right, in [0, 1]; NaN if none is labelled."""
-    total = matrix.sum()
-    return float(np.trace(matrix) / total) if total else float("nan")
+def mean_of_present(class_iou: NDArray[np.float64]) -> float:
+    """Mean of the classes' IoU (K,); classes without any pixel, NaN, are left out. NaN for none."""
+    return float(np.nanmean(class_iou)) if np.isfinite(class_iou).any() else float("nan")
 
 
 def squared_boundary_distance(labels: NDArray[np.uint8], limit: int) -> NDArray[np.unsignedinteger]:

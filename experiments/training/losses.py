@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experiments.config.recipes import LossSettings
 from models.segmenter import IGNORE_LABEL, Criterion, cross_entropy
 
 
@@ -70,6 +71,19 @@ LOSSES: Mapping[str, Callable[..., Criterion]] = {
     "class-balanced": class_balanced,
 }
 """Factories of criteria, by the name that a recipe gives."""
+
+
+def create_criterion(settings: LossSettings, class_counts: list[int]) -> Criterion:
+    """The recipe's loss on the main logits.
+
+    Args:
+        settings: which loss, and its options.
+        class_counts: labelled pixels of each class in the training split, for a loss that weighs classes.
+    """
+    options = settings.model_dump(exclude={"name"})
+    if settings.name == "class-balanced":
+        options["class_counts"] = class_counts
+    return LOSSES[settings.name](**options)
 
 
 def hard_pixels(losses: Tensor, labelled: Tensor, threshold: float, min_kept: int) -> Tensor:

@@ -22,7 +22,7 @@ def conv_norm(in_channels: int, out_channels: int, kernel_size: int) -> nn.Seque
     return nn.Sequential(conv, nn.GroupNorm(32, out_channels))
 
 
-class FeatureAlignment(nn.Module):
+class DeformableAlignment(nn.Module):
     """Aligns a feature from above with a lateral one before it is added.
 
     A 1x1 convolution of the lateral feature and twice the other one predicts, by a 3x3 convolution that
@@ -81,7 +81,7 @@ class PyramidLevel(nn.Module):
     def __init__(self, in_channels: int, channels: int, align: bool, mode: str = "bilinear"):
         super().__init__()
         self.lateral = conv_norm(in_channels, channels, 1)
-        self.alignment = FeatureAlignment(channels) if align else None
+        self.alignment = DeformableAlignment(channels) if align else None
         self.output = nn.Sequential(*conv_norm(channels, channels, 3), nn.ReLU(inplace=True))
         self.mode = mode
 

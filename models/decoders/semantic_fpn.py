@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.parts.layers import ConvNormAct, upsample
 from models.parts.sampling import GuidedUpsampling
-from models.segmenter import Prediction
+from models.segmenter import OFFSETS, SCORES, Prediction
 
 
 class SemanticFPN(nn.Module):
@@ -44,7 +44,8 @@ class SemanticFPN(nn.Module):
     def forward(self, features: Sequence[Tensor], size: Sequence[int]) -> Prediction:
         """Features (N, channels[i], ~H / 2^i, ~W / 2^i) to class scores (N, K, *size).
 
-        With guided upsampling ``maps`` holds its ``offsets`` (N, 2, *size) in pixels.
+        With guided upsampling ``maps`` holds its ``OFFSETS`` (N, 2, *size) in pixels and the ``SCORES`` that
+        it sampled.
         """
         shallowest = features[0].shape[-2:]
         levels = [upsample(head(x), shallowest) for head, x in zip(self.scale_heads, features, strict=True)]
@@ -53,7 +54,7 @@ class SemanticFPN(nn.Module):
         if self.upsampling is None:
             return Prediction(upsample(scores, size))
         logits, offsets = self.upsampling(scores, merged, size)
-        return Prediction(logits, maps={"offsets": offsets.detach()})
+        return Prediction(logits, maps={OFFSETS: offsets.detach(), SCORES: scores.detach()})
 
 
 def scale_head(level: int, in_channels: int, width: int) -> nn.Sequential:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 
-def run(module: nn.Module, *inputs: Tensor, checkpoint: bool) -> Tensor:
+def run_checkpointed(module: nn.Module, *inputs: Tensor, checkpoint: bool) -> Tensor:
     """``module(*inputs)``; with ``checkpoint``, its activations are recomputed in the backward pass."""
     output: Tensor
     if not (checkpoint and torch.is_grad_enabled()):

@@ -65,7 +65,7 @@ def guided_upsample(features: Tensor, offsets: Tensor, mode: SamplingMode = "bil
     anti-aliasing.
 
     An offset that is not finite counts as zero or as the edge, and the result does not show it: a
-    model gives its offsets as ``Prediction.maps["offsets"]``, where ``Segmenter.loss`` looks.
+    model gives its offsets under ``segmenter.OFFSETS``, where ``Segmenter.loss`` looks.
 
     Args:
         features: (N, C, h, w), such as class scores.

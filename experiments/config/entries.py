@@ -1,0 +1,131 @@
+"""What an entry of ``profiles`` and of ``experiments`` says."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any, Literal
+
+from pydantic import ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from experiments.config.recipes import RecipeOverrides
+from experiments.config.strict import Count, Natural, Size, StrictModel, at, nearest
+
+
+class TrainingSettings(StrictModel):
+    """How training runs on the machine; no setting here is part of a paper."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of autocast; weights and losses stay in float32."""
+    threads: Natural = 1
+    """Cores that one training uses. Sums depend on it in their last digits, so it is part of what a
+    training is. 0 takes what torch finds: for GPUs, where it decides nothing."""
+    loader_workers: Natural = 0
+    """Loader processes of a training; 0 loads in the training process."""
+    checkpoint_every: Count = 1000
+    """Steps between checkpoints."""
+    log_every: Count = 10
+    """Steps between rows of ``history.csv``."""
+
+
+class EvaluationSettings(StrictModel):
+    """How a trained model is scored."""
+
+    batch_size: Count = 1
+    trimap_widths: list[Count] = [1, 2, 3, 4, 6, 8, 12, 16]
+    """Half-widths, in pixels, of the bands around label boundaries."""
+    gallery: Natural = 4
+    """Images whose predictions are kept for the report."""
+
+
+class SpeedSettings(StrictModel):
+    """How inference is timed."""
+
+    precisions: list[Literal["float32", "bfloat16", "float16"]] = ["float32"]
+    modes: list[Literal["eager", "compile"]] = ["eager"]
+    batch_sizes: list[Count] = [1]
+    size: Size | None = None
+    """Input size for every experiment; ``null`` takes each recipe's ``input_size``."""
+    warmup: Natural = 10
+    """Untimed forward passes before the timed ones."""
+    repetitions: Count = 50
+
+
+class Profile(StrictModel):
+    """How the experiments are run here.
+
+    Every section has to be there, if only as ``{}``: DVC follows each of them by its key.
+    """
+
+    description: str
+    scores: Literal["check", "stand-in", "comparable"] = "stand-in"
+    """What its scores are worth: a check that everything runs; other data or shorter trainings than the
+    papers'; or the papers' own data and recipes, whose scores may be compared with published ones."""
+    datasets: dict[str, dict[str, Any]]
+    """Options of each data set that ``prepare`` prepares, by name."""
+    image_size: Size | None
+    """Images are resized to this when prepared; ``null`` keeps their size. Validation labels
+    always keep theirs, and scores are taken at it."""
+    stand_in: str | None
+    """The data set that stands in for every experiment's own; ``null`` uses the experiment's."""
+    backbones: dict[str, str]
+    """Which smaller backbone replaces which."""
+    recipe: RecipeOverrides
+    """What it changes in every recipe ..."""
+    recipes: dict[str, dict[str, Any]]
+    """... then in single ones, by their name: any key of a recipe ..."""
+    experiments: dict[str, dict[str, Any]]
+    """... and last for single experiments, by their key: any key of a recipe."""
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+    speed: SpeedSettings
+
+    @model_validator(mode="after")
+    def _known_datasets(self) -> Profile:
+        datasets = plugged_in_datasets()
+        if not self.datasets:
+            raise PydanticCustomError(
+                "empty",
+                "datasets is empty; name at least one of {names}",
+                {"names": ", ".join(datasets.names())},
+            )
+        for name, options in self.datasets.items():
+            if name not in datasets.names():
+                raise PydanticCustomError(
+                    "dataset",
+                    "unknown data set '{found}'; {hint}",
+                    {"found": name, "hint": nearest(name, datasets.names()), "key": f"datasets.{name}"},
+                )
+            try:
+                datasets.create(name, options)
+            except ValidationError as error:
+                raise at(f"datasets.{name}", error) from None
+        if self.stand_in is not None and self.stand_in not in self.datasets:
+            raise PydanticCustomError(
+                "stand_in",
+                "'{found}' is not among the profile's data sets; {hint}",
+                {"found": self.stand_in, "hint": nearest(self.stand_in, self.datasets), "key": "stand_in"},
+            )
+        return self
+
+
+class Experiment(StrictModel):
+    """A model and its options at the paper's own scale, and the row of the table it mirrors."""
+
+    paper: str
+    """Whose table it belongs to; one of one's own makes a table of its own."""
+    table: str
+    row: str
+    model: str
+    options: dict[str, Any] = {}
+    dataset: str
+    recipe: str
+
+
+def plugged_in_datasets() -> ModuleType:
+    """The folder of data sets, whose files params.yaml names.
+
+    Found at run time: data sets stand on this folder, so that importing them here would go in a circle.
+    """
+    return importlib.import_module("experiments.datasets")

@@ -1,0 +1,107 @@
+"""A data set of one's own in plain folders: paths, classes and colours stand in ``params.yaml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+from pydantic.types import Strict
+from pydantic_core import PydanticCustomError
+
+from experiments.config.strict import StrictModel
+from experiments.datasets import base
+from experiments.datasets.base import DataError, LabelClass, Pixels, Split, read_image, read_labels
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+Colour = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=255)], ...], Strict(False), Field(min_length=3, max_length=3)
+]
+
+
+class Pairs(StrictModel):
+    """Where a split is, below ``root``."""
+
+    images: str
+    labels: str
+    """An image's labels have the same name, with the ending ``.png``."""
+
+
+class Options(base.Options):
+    """Paths, classes and what the values of a label file mean."""
+
+    root: str = "."
+    train: Pairs
+    val: Pairs
+    classes: Annotated[dict[str, Colour], Field(min_length=1, max_length=255)]
+    """The colour (red, green, blue) of each class; the first class has the value 0 in a label file."""
+    ignored: list[Annotated[int, Field(ge=0, le=255)]] = [base.IGNORE_LABEL]
+    """Values of pixels that belong to no class."""
+
+    @model_validator(mode="after")
+    def _values_apart(self) -> Options:
+        for value in self.ignored:
+            if value < len(self.classes):
+                name = list(self.classes)[value]
+                raise PydanticCustomError(
+                    "ignored",
+                    "ignored holds {value}, which is the class '{name}'; expected values from {first} on",
+                    {"value": value, "name": name, "first": len(self.classes)},
+                )
+        return self
+
+
+class Folders(base.Dataset):
+    """Pairs of ``<images>/<name>.<any image ending>`` and ``<labels>/<name>.png``."""
+
+    options_type = Options
+
+    def __init__(self, options: Options):
+        self.options = options
+        self.classes = tuple(
+            LabelClass(name, (red, green, blue)) for name, (red, green, blue) in options.classes.items()
+        )
+        self._images: dict[Split, dict[str, Path]] = {}
+
+    def names(self, split: Split) -> list[str]:
+        names = list(self._split(split))
+        for image, labels in (self.files(split, name) for name in names):
+            if not labels.is_file():
+                raise DataError(f"{image}: has no labels; expected them at {labels}")
+        return names
+
+    def files(self, split: Split, name: str) -> tuple[Path, Path]:
+        labels = Path(self.options.root) / self._pairs(split).labels / f"{name}.png"
+        return self._split(split)[name], labels
+
+    def read(self, split: Split, name: str) -> tuple[Pixels, Pixels]:
+        image_path, labels_path = self.files(split, name)
+        labels = read_labels(labels_path)
+        base.check_values(labels, [*range(len(self.classes)), *self.options.ignored], labels_path)
+        labels = labels.copy()
+        labels[labels >= len(self.classes)] = base.IGNORE_LABEL
+        return read_image(image_path), labels
+
+    def _pairs(self, split: Split) -> Pairs:
+        return self.options.train if split == "train" else self.options.val
+
+    def _split(self, split: Split) -> dict[str, Path]:
+        if split not in self._images:
+            folder = Path(self.options.root) / self._pairs(split).images
+            if not folder.is_dir():
+                raise DataError(f"{folder}: no such folder; expected the images of split '{split}'")
+            found: dict[str, Path] = {}
+            for path in sorted(folder.iterdir()):
+                if path.suffix.lower() not in _ENDINGS:
+                    continue
+                if path.stem in found:
+                    raise DataError(
+                        f"{path}: has the name of {found[path.stem].name}; expected one image of a name"
+                    )
+                found[path.stem] = path
+            self._images[split] = found
+        return self._images[split]
+
+
+DATASET = Folders

@@ -1,0 +1,1 @@
+"""What a network costs, whatever it has learned: parameters, multiply-accumulates, time."""

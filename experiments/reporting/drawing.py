@@ -1,0 +1,86 @@
+"""Drawing the report's figures: those that have changed, several at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.reporting.sections import Drawing
+from experiments.running import digests, jobs, machine
+from experiments.running.jobs import Job, Outcome, Pool
+
+ENDINGS = ("svg", "png")
+"""Of the files of a figure."""
+_FIGURES = "experiments.reporting.figures"
+
+
+def draw(
+    drawings: Sequence[Drawing], folder: Path, known: Mapping[str, str], locks: Path
+) -> tuple[dict[str, str], Outcome]:
+    """Draws what is new, and removes what no drawing is of.
+
+    Args:
+        drawings: all figures of the report.
+        folder: where they are kept.
+        known: digests of the figures that are in the folder, by name.
+        locks: folder for the locks.
+
+    Returns:
+        The digests of all that are there now, and what became of the work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {f"{drawing.name}.{ending}" for drawing in drawings for ending in ENDINGS}
+    for path in folder.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+    work = [_job(drawing, folder, known) for drawing in drawings]
+    pool = Pool(min(machine.cores(), len(work)), 1, imports=[_FIGURES])
+    outcome = jobs.do_jobs("report", work, pool, locks)
+    done = {job.name: job.digest for job in work if job.name not in outcome.failed}
+    return done, outcome
+
+
+def _job(drawing: Drawing, folder: Path, known: Mapping[str, str]) -> Job:
+    digest = _digest(drawing)
+
+    def is_done() -> bool:
+        files = [folder / f"{drawing.name}.{ending}" for ending in ENDINGS]
+        return known.get(drawing.name) == digest and all(path.is_file() for path in files)
+
+    return Job(
+        name=drawing.name,
+        digest=digest,
+        work=f"{_FIGURES}:draw",
+        arguments={
+            "function": drawing.function,
+            "arguments": drawing.arguments,
+            "folder": folder,
+            "name": drawing.name,
+        },
+        is_done=is_done,
+    )
+
+
+def _digest(drawing: Drawing) -> str:
+    """Digest of all that a figure is a function of: its arguments, the files among them, and the code."""
+    code = digests.of_code((_FIGURES,))
+    total = hashlib.sha256(f"{code} {drawing.function}".encode())
+    total.update(repr(_described(drawing.arguments)).encode())
+    return total.hexdigest()
+
+
+def _described(value: Any) -> Any:
+    """A value in which tables are text, and files their content's digest."""
+    if isinstance(value, pd.DataFrame):
+        return value.to_csv()
+    if isinstance(value, Path):
+        return digests.of_file(value)
+    if isinstance(value, Mapping):
+        return {str(key): _described(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_described(item) for item in value]
+    return value

@@ -1,0 +1,101 @@
+"""Where every file stands: the one place that knows.
+
+Paths are relative to the repository's root, where every command is run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+CHECKED_PARAMS = Path(".cache/params")
+"""What the check of a params file found, so that the next command need not import torch for it."""
+
+PUBLISHED = Path("results/published")
+REFERENCE = Path("results/reference")
+COMPLEXITY = Path("results/complexity.csv")
+COMPLEXITY_COUNTS = Path("results/complexity")
+"""One file for each network that was counted."""
+
+REPORT = Path("reports/index.html")
+TABLES = Path("reports/tables")
+FIGURES = Path("reports/figures")
+
+
+@dataclass(frozen=True)
+class ProfilePaths:
+    """The files of one profile, which no other profile reads or writes."""
+
+    profile: str
+
+    @property
+    def prepared(self) -> Path:
+        """Checked data: a folder for each data set."""
+        return Path("data/prepared") / self.profile
+
+    @property
+    def results(self) -> Path:
+        """All that was measured under the profile."""
+        return Path("results") / self.profile
+
+    @property
+    def trainings(self) -> Path:
+        """``<experiment>/seed-<n>/`` for each training."""
+        return self.results / "train"
+
+    def training(self, experiment: str, seed: int) -> Path:
+        """The folder of one training."""
+        return self.trainings / experiment / f"seed-{seed}"
+
+    @property
+    def evaluations(self) -> Path:
+        """Scores: ``<experiment>.json``, and the counts that they are summed from."""
+        return self.results / "evaluate"
+
+    def scores(self, experiment: str) -> Path:
+        """The scores of an experiment over its seeds."""
+        return self.evaluations / f"{experiment}.json"
+
+    def counts(self, experiment: str, seed: int) -> Path:
+        """Intersections and unions of every image, from which scores are summed."""
+        return self.evaluations / experiment / f"seed-{seed}.npz"
+
+    def predictions(self, experiment: str) -> Path:
+        """What the first seed makes of a few images."""
+        return self.results / "predictions" / experiment
+
+    @property
+    def metrics(self) -> Path:
+        """The few numbers of each experiment that ``dvc metrics`` shows."""
+        return self.results / "metrics"
+
+    @property
+    def summary(self) -> Path:
+        """One row per experiment, measured and published side by side."""
+        return self.results / "summary.csv"
+
+    @property
+    def claims(self) -> Path:
+        """One row per claim."""
+        return self.results / "claims.csv"
+
+    @property
+    def speed(self) -> Path:
+        """One row per experiment, precision, mode and batch size."""
+        return self.results / "speed.csv"
+
+    @property
+    def timings(self) -> Path:
+        """One file for each network that was timed."""
+        return self.results / "speed"
+
+    @property
+    def report_digest(self) -> Path:
+        """Digest of all that the report on disk was made from."""
+        return self.results / "report.json"
+
+    @property
+    def locks(self) -> Path:
+        """A file for each job that a process is doing."""
+        return self.results / "locks"

@@ -1,0 +1,255 @@
+"""A process that has imported torch and the models, and forks worker processes off itself.
+
+Importing takes five seconds, a training of the default run three. So one process imports, computes nothing,
+and every worker is a copy of it that starts in milliseconds. It outlives the stage that started it by
+``LINGER`` seconds: then the next stage of the pipeline, or the next command of a person, finds it ready.
+
+It is found by a digest of the code, the interpreter and the environment, in a folder that only this user
+can open: whoever changes a line of code gets another one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import hashlib
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from experiments.running import digests
+from experiments.running.storage import StorageError
+
+COMPUTING = (
+    "experiments.training.loop",
+    "experiments.scoring.evaluation",
+    "experiments.measuring.counting",
+    "experiments.measuring.timing",
+)
+"""What workers that compute need; the stages share one server."""
+LINGER = 20.0
+"""Seconds without work and without workers after which a server ends."""
+
+_PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "CUDA_", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH",
+             "TIMM_", "HF_", "TRANSFORMERS_", "PYTHON", "LD_", "MPL")  # fmt: skip
+"""Beginnings of the environment variables that an import may read."""
+_STARTS_WITHIN = 120.0
+
+
+class Forked:
+    """A process that the server forked for this one.
+
+    Args:
+        imports: modules that it has imported.
+        entry: the function that it runs, as ``module:name``, with its end of the connection and the
+            arguments.
+        arguments: of JSON types.
+    """
+
+    def __init__(self, imports: Sequence[str], entry: str, arguments: Sequence[object]):
+        ours, theirs = socket.socketpair()
+        request: dict[str, object] = {
+            "entry": entry,
+            "arguments": list(arguments),
+            "folder": os.getcwd(),
+            "environment": dict(os.environ),
+            "path": _search_path(),
+        }
+        self._server, self.pid = _ask(list(imports), request, [theirs.fileno(), 1, 2])
+        theirs.close()
+        self.connection = Connection(ours.detach())
+
+    def exit_status(self, timeout: float) -> int | None:
+        """How the process ended, as ``os.waitstatus_to_exitcode`` has it; ``None`` if it has not."""
+        ready, _, _ = select.select([self._server], [], [], timeout)
+        if not ready:
+            return None
+        with suppress(OSError, ValueError):
+            return int(self._server.recv(32))
+        return -signal.SIGKILL  # with the server itself
+
+    def send_signal(self, number: int) -> None:
+        """Sends it a signal, unless it has ended."""
+        if self.exit_status(0) is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def close(self) -> None:
+        """Forgets it; what it does ends when it finds its connection closed."""
+        self.connection.close()
+        self._server.close()
+
+
+def _ask(imports: list[str], request: dict[str, object], files: list[int]) -> tuple[socket.socket, int]:
+    """A connection to a server, and the process that it forked."""
+    address = _folder() / f"{_key(imports)}.sock"
+    message = json.dumps(request).encode()
+    for _ in range(5):  # a server that is about to end may take a request and not answer it
+        server = _connect(address) or _start(address, imports)
+        try:
+            socket.send_fds(server, [len(message).to_bytes(8, "big")], files)
+            server.sendall(message)
+            answer = server.recv(8)
+        except OSError:
+            answer = b""
+        if len(answer) == 8:
+            return server, int.from_bytes(answer, "big")
+        server.close()
+    raise StorageError(f"{address}: the process that forks workers does not answer; remove the file")
+
+
+def _connect(address: Path) -> socket.socket | None:
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        server.connect(str(address))
+    except OSError:
+        server.close()
+        return None
+    return server
+
+
+def _start(address: Path, imports: list[str]) -> socket.socket:
+    """Starts a server, or waits for the one that another process is starting."""
+    with open(address.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = _connect(address)
+        if found is not None:
+            return found
+        address.unlink(missing_ok=True)
+        with open(address.with_suffix(".log"), "wb") as log:
+            command = [sys.executable, "-m", "experiments.running.server", str(address), *imports]
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(_search_path())}
+            process = subprocess.Popen(
+                command,
+                cwd=digests.ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a signal from the keyboard is for the stage
+            )
+        deadline = time.monotonic() + _STARTS_WITHIN
+        while time.monotonic() < deadline and process.poll() is None:
+            found = _connect(address)
+            if found is not None:
+                return found
+            time.sleep(0.02)
+        process.kill()
+        lines = address.with_suffix(".log").read_text(errors="replace").strip().splitlines()
+        raise StorageError(
+            f"{address.with_suffix('.log')}: the process that forks workers did not start "
+            f"({lines[-1] if lines else 'it said nothing'})"
+        )
+
+
+def _search_path() -> list[str]:
+    """Where this process finds modules; an empty entry is the folder that it runs in."""
+    return [path or os.getcwd() for path in sys.path]
+
+
+def _folder() -> Path:
+    """A folder that only this user can open."""
+    folder = Path(tempfile.gettempdir()) / f"scene-parsing-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise StorageError(f"{folder}: belongs to another user, or others can open it; remove it")
+    return folder
+
+
+def _key(imports: list[str]) -> str:
+    environment = {name: value for name, value in os.environ.items() if name.startswith(_PREFIXES)}
+    code = digests.of_code(folders=("models", "experiments"))
+    described = [imports, sys.executable, str(digests.ROOT), code, environment, sys.path]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def main() -> None:
+    """Serves until nobody has asked for anything for a while."""
+    address, *imports = sys.argv[1:]
+    for name in imports:
+        import_module(name)
+    gc.freeze()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(address)
+    listener.listen(64)
+    children: dict[int, socket.socket] = {}
+    last = time.monotonic()
+    while children or time.monotonic() - last < LINGER:
+        ready, _, _ = select.select([listener], [], [], 0.1)
+        if ready:
+            client, _ = listener.accept()
+            pid = _fork(client, [listener, *children.values()])
+            if pid is not None:
+                children[pid] = client
+        while children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            client = children.pop(pid)
+            with suppress(OSError):
+                client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+            client.close()
+        if ready or children:
+            last = time.monotonic()
+    os.unlink(address)
+    os._exit(0)
+
+
+def _fork(client: socket.socket, others: Sequence[socket.socket]) -> int | None:
+    """Forks a process for a client; its number, or ``None`` if the client said nothing sensible."""
+    try:
+        length, files, _, _ = socket.recv_fds(client, 8, 3)
+        message = b""
+        while len(message) < int.from_bytes(length, "big"):
+            message += client.recv(1 << 16)
+        request = json.loads(message)
+        pid = os.fork()
+    except (OSError, ValueError):
+        client.close()
+        return None
+    if pid:
+        for descriptor in files:
+            os.close(descriptor)
+        with suppress(OSError):
+            client.sendall(pid.to_bytes(8, "big"))
+        return pid
+    code = 1
+    try:
+        for other in (client, *others):
+            other.close()
+        connection, out, error = files
+        os.dup2(out, 1)
+        os.dup2(error, 2)
+        os.close(out)
+        os.close(error)
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        sys.path[:] = request["path"]
+        gc.enable()
+        module, name = request["entry"].split(":")
+        getattr(import_module(module), name)(Connection(connection), *request["arguments"])
+        code = 0
+    finally:
+        # Without looking through all that the imports made, which takes most of a second.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    gc.disable()  # imports make some hundred thousand objects that stay
+    main()

@@ -1,0 +1,133 @@
+"""What a training needs to go on where it stopped, and its checkpoint files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, optim
+
+from experiments.running import storage
+from experiments.running.devices import Devices
+from experiments.training.folder import TrainingFolder
+from models import Segmenter
+
+_DIGEST_LENGTH = hashlib.sha256().digest_size
+
+
+class TrainingState:
+    """Model, optimizer, step, history and random generators, and how they are kept.
+
+    Args:
+        folder: of the training.
+        digest: of all that the training is a function of; a checkpoint of another one is not resumed.
+        model: whose weights are saved and restored.
+        optimizer: likewise.
+        scaler: of the loss in half precision, likewise.
+        devices: where the model is.
+    """
+
+    def __init__(
+        self,
+        folder: TrainingFolder,
+        digest: str,
+        model: Segmenter,
+        optimizer: optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        devices: Devices,
+    ):
+        self.folder = folder
+        self.digest = digest
+        self.model = model
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self.devices = devices
+        self.step = 0
+        """Steps taken so far."""
+        self.history: list[dict[str, float]] = []
+        """Rows of ``history.csv``."""
+        self.recent: list[dict[str, Tensor]] = []
+        """Loss terms of the steps since the last row, scalars on the device."""
+
+    def save(self) -> None:
+        """Writes a checkpoint, and keeps the one before."""
+        state = {
+            "digest": self.digest,
+            "step": self.step,
+            "history": self.history,
+            "recent": self.recent,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(self.devices.device) if self.devices.on_gpu else None,
+        }
+        # Through memory: torch's own file writer does not say that a disk is full.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getbuffer()
+        if self.folder.checkpoint.is_file():
+            os.replace(self.folder.checkpoint, self.folder.previous_checkpoint)
+
+        def write(partial: Path) -> None:
+            with partial.open("wb") as file:
+                file.write(hashlib.sha256(content).digest())
+                file.write(content)
+
+        storage.write(self.folder.checkpoint, write)
+
+    def resume(self, say: Callable[[str], None]) -> int:
+        """Restores the newest whole checkpoint of this very training, if there is one.
+
+        Args:
+            say: is told of a checkpoint that is damaged.
+
+        Returns:
+            The number of steps that it holds, 0 without one.
+        """
+        for path in (self.folder.checkpoint, self.folder.previous_checkpoint):
+            try:
+                state = read_checkpoint(path)
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                say(f"{path}: {error}; going on from the one before it, or from the beginning")
+                continue
+            if state["digest"] == self.digest:
+                self._restore(state)
+                return self.step
+        return 0
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.history = state["history"]
+        self.recent = [
+            {name: term.to(self.devices.device) for name, term in terms.items()} for terms in state["recent"]
+        ]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"])
+        if state["cuda_random"] is not None and self.devices.on_gpu:
+            torch.cuda.set_rng_state(state["cuda_random"], self.devices.device)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What ``TrainingState.save`` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content[_DIGEST_LENGTH:]).digest() != content[:_DIGEST_LENGTH]:
+        raise ValueError("is damaged")
+    state: dict[str, Any] = torch.load(
+        io.BytesIO(content[_DIGEST_LENGTH:]), map_location="cpu", weights_only=True
+    )
+    return state
