@@ -32,8 +32,9 @@ __all__ = [
 def names() -> list[str]:
     """Names that ``create`` takes, sorted."""
     # Looked up in the text: importing every file to see whether it is a model costs seconds.
+    files = Path(__file__).parent.glob("*.py")
     return sorted(
-        path.stem for path in Path(__file__).parent.glob("*.py") if "\nMODEL = " in path.read_text()
+        path.stem for path in files if not path.name.startswith("_") and "\nMODEL = " in path.read_text()
     )
 
 

@@ -55,6 +55,16 @@ def awake(model: Model) -> Model:
     return model
 
 
+def test_the_auxiliary_head_sees_the_levels_down_to_the_sixteenth_and_none_below() -> None:
+    model = awake(small()).train()
+    taken: list[Tensor] = []
+    model.backbone.register_forward_hook(lambda *call: taken.extend(call[2]))
+    auxiliary = model(torch.randn(2, 3, 64, 64)).auxiliary["auxiliary"]
+    gradients = torch.autograd.grad(auxiliary.sum(), taken, allow_unused=True)
+    reached = [gradient is not None and bool(gradient.any()) for gradient in gradients]
+    assert reached == [True, True, True, False]
+
+
 # ---- alignment
 
 

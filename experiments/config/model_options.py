@@ -139,28 +139,6 @@ def scaled(options: Mapping[str, Any], backbones: Mapping[str, str]) -> dict[str
     return changed
 
 
-def describe_options(model: str) -> list[tuple[str, str, str]]:
-    """A model's options: name, type and default, in words.
-
-    Args:
-        model: a name of ``models.names()``.
-    """
-    import models
-
-    cls = models.model_class(model)
-    hints = get_type_hints(cls.__init__)
-    return [
-        (name, _type_name(hints[name]), "" if p.default is p.empty else repr(p.default))
-        for name, p in inspect.signature(cls.__init__).parameters.items()
-        if name not in _NOT_OPTIONS
-    ]
-
-
-def _type_name(hint: Any) -> str:
-    text = getattr(hint, "__name__", None) if isinstance(hint, type) else None
-    return text or str(hint).replace("typing.", "").replace("Literal", "one of ")
-
-
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON has it, where a tuple is a list."""
     plain: dict[str, Any] = json.loads(json.dumps(options))

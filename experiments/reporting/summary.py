@@ -90,6 +90,8 @@ def summarise(
             "measured_miou_std": _percent(shown.get("miou_std")),
             "measured_pixel_accuracy": _percent(shown.get("pixel_accuracy")),
             "not_measured_because": reasons.get(key, ""),
+            # What the scores are a function of: whoever reads this file sees when they have changed.
+            "digest": " ".join(seed["digest"][:12] for seed in own.get("seeds", ())),
             "measured_parameters_m": _scaled(counts.get("parameters"), 1e6),
             "measured_macs_g": _scaled(counts.get("macs"), 1e9),
             "measured_macs_height": counts.get("height"),
