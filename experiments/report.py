@@ -48,12 +48,12 @@ def _draw(params: Params, keys: list[str], known: dict[str, str]) -> tuple[dict[
     from experiments.reporting import page
     from experiments.reporting.drawing import draw
     from experiments.reporting.sections import SECTIONS, Measured
-    from experiments.reporting.summary import read_complexity, read_speed, summarise, valid_scores
+    from experiments.reporting.summary import complexity, speed, summarise, valid_scores
 
     scores, reasons = valid_scores(params)
-    summary = summarise(params, scores, reasons, read_complexity())
+    summary = summarise(params, scores, reasons, complexity(params))
     own = {key: found for key, found in scores.items() if key in keys and not found["same_scores_as"]}
-    measured = Measured(params, keys, summary[summary["experiment"].isin(keys)], read_speed(params), own)
+    measured = Measured(params, keys, summary[summary["experiment"].isin(keys)], speed(params), own)
     drawings = [drawing for section in SECTIONS for drawing in section(measured)]
     drawn, outcome = draw(drawings, paths.FIGURES, known, params.paths.locks)
     storage.write_text(paths.REPORT, page.render(params, len(own), drawings))
@@ -68,8 +68,8 @@ def _digest(params: Params, keys: list[str]) -> str:
         *paths.TABLES.glob("*"),
         *places.evaluations.glob("*.json"),
         *places.predictions("").rglob("*"),
-        places.speed,
-        paths.COMPLEXITY,
+        *places.timings.glob("*.json"),
+        *paths.COMPLEXITY_COUNTS.glob("*.json"),
     ]
     total = hashlib.sha256(digests.of_value(params.model_dump(mode="json")).encode())
     total.update(repr(keys).encode())

@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments.config.params import Params, load_params
 from experiments.reporting import captions
-from experiments.reporting.summary import read_complexity, read_speed, summarise, valid_scores
+from experiments.reporting.summary import complexity, speed, summarise, valid_scores
 from experiments.reporting.tables import all_tables, render
 from experiments.running import command, jobs, paths, storage
 
@@ -23,9 +23,9 @@ def main() -> None:
     command.parser("tables", __doc__).parse_args()
     params = load_params()
     scores, reasons = valid_scores(params)
-    complexity, speed = read_complexity(), read_speed(params)
-    summary = summarise(params, scores, reasons, complexity)
-    tables = all_tables(params, summary, complexity, speed, scores)
+    counted = complexity(params)
+    summary = summarise(params, scores, reasons, counted)
+    tables = all_tables(params, summary, counted, speed(params), scores)
     storage.write_csv(params.paths.summary, summary)
     _write_metrics(params, scores)
     with storage.folder(paths.TABLES) as folder:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models import backbones
 from models.parts.alignment import Alignment, FeatureAlignment
-from models.parts.context import Context, create_context, leaky_relu
+from models.parts.context import ContextKind, create_context, leaky_relu
 from models.parts.layers import ConvNormAct, upsample
 from models.segmenter import Prediction, Segmenter, check_images
 
@@ -128,7 +128,7 @@ class AlignSeg(Segmenter):
         backbone: str = "resnet101s",
         pretrained: bool | str = False,
         align_fa: Shifted = "both",
-        context: Context = "aligned",
+        context: ContextKind = "aligned",
         context_size: int = 3,
         alignment: Alignment = "corrected",
         auxiliary_weight: float = 0.1,
@@ -214,7 +214,7 @@ def _check_options(
 ) -> None:
     for option, value, choices in (
         ("align_fa", align_fa, Shifted),
-        ("context", context, Context),
+        ("context", context, ContextKind),
         ("alignment", alignment, Alignment),
     ):
         if value not in get_args(choices):

@@ -32,7 +32,7 @@ from models.segmenter import Prediction, Segmenter, check_images, cross_entropy
 BACKBONES = (NANO, *DEPTHS)
 """Backbones that are not timm's: the stand-in and Mix Transformer. Every Swin of timm is valid too."""
 
-Attention = Literal["auto", "window", "global"]
+AttentionKind = Literal["auto", "window", "global"]
 DecoderKind = Literal["fpn", "maskformer", "mask2former", "fapn", "msfapn"]
 
 
@@ -123,7 +123,7 @@ class SeMaskSegmenter(Segmenter):
         pretrained: bool | str = False,
         semantic_stages: tuple[int, ...] | list[int] = (1, 2, 3, 4),
         decoder: DecoderKind = "fpn",
-        attention: Attention = "auto",
+        attention: AttentionKind = "auto",
         fixed_lambda: float | None = None,
         prior_weight: float = 0.4,
         guided_upsampling: bool = False,
@@ -225,8 +225,8 @@ def check_options(
         raise ValueError(f"decoder is {decoder!r}; expected one of {', '.join(get_args(DecoderKind))}")
     if guided_upsampling and decoder != "fpn":
         raise ValueError(f"guided_upsampling is true with decoder {decoder!r}; expected decoder 'fpn'")
-    if attention not in get_args(Attention):
-        raise ValueError(f"attention is {attention!r}; expected one of {', '.join(get_args(Attention))}")
+    if attention not in get_args(AttentionKind):
+        raise ValueError(f"attention is {attention!r}; expected one of {', '.join(get_args(AttentionKind))}")
     if prior_weight < 0:
         raise ValueError(f"prior_weight is {prior_weight}; expected at least 0")
     if not 0 <= drop_path < 1:
@@ -234,7 +234,7 @@ def check_options(
 
 
 def semantic_windows(
-    attention: Attention, trunk: HierarchicalTransformer, num_classes: int
+    attention: AttentionKind, trunk: HierarchicalTransformer, num_classes: int
 ) -> list[int | None]:
     """For each stage the side of the Semantic Layer's windows, ``None`` for the whole map."""
     deep_is_global = trunk.prefers_global and num_classes > MOST_CLASSES_IN_WINDOWS

@@ -43,7 +43,7 @@ from models.parts.semantic_guidance import (
 )
 from models.segmenter import Prediction, Segmenter, check_images
 
-Reweighting = Literal["spg", "se", "ge", "none"]
+ReweightingKind = Literal["spg", "se", "ge", "none"]
 
 MAX_STAGES = 4
 LEVELS = ["layer1", "layer2", "layer3", "layer4"]
@@ -96,7 +96,7 @@ class SPGNet(Segmenter):
         backbone: str = "resnet50",
         pretrained: bool | str = False,
         stages: int = 2,
-        reweighting: Reweighting = "spg",
+        reweighting: ReweightingKind = "spg",
         excitation: Excitation = "sigmoid",
         identity: bool = True,
         supervision: bool = True,
@@ -349,7 +349,7 @@ def _check_options(stages: int, reweighting: str, excitation: str, decoder_width
     """Raises ``ValueError`` for what the options' types cannot express."""
     if not 1 <= stages <= MAX_STAGES:
         raise ValueError(f"stages is {stages}; expected 1 to {MAX_STAGES}")
-    choices = {"reweighting": (reweighting, Reweighting), "excitation": (excitation, Excitation)}
+    choices = {"reweighting": (reweighting, ReweightingKind), "excitation": (excitation, Excitation)}
     for name, (value, choice) in choices.items():
         if value not in get_args(choice):
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(get_args(choice))}")

@@ -59,9 +59,10 @@ def measured(workspace: Workspace, finished: Path) -> Workspace:
 @pytest.fixture
 def scored(measured: Workspace) -> Workspace:
     """A workspace with one scored experiment and nothing else measured."""
-    for path in ("results/complexity.csv", "results/tiny/speed.csv", "results/tiny/summary.csv"):
-        Path(path).unlink()
-    for path in ("results/tiny/train/spgnet-small", "results/tiny/evaluate/spgnet-small", "reports"):
+    Path("results/tiny/summary.csv").unlink()
+    for path in ("train/spgnet-small", "evaluate/spgnet-small", "speed"):
+        shutil.rmtree(Path("results/tiny") / path)
+    for path in ("results/complexity", "reports"):
         shutil.rmtree(path)
     Path("results/tiny/evaluate/spgnet-small.json").unlink()
     return measured
@@ -189,18 +190,23 @@ class TestWhatThereIs:
         assert "results/tiny/evaluate/KEY.json: " in said
         assert "1 experiment with scores" in said
 
-    @pytest.mark.parametrize("path", ["results/complexity.csv", "results/tiny/speed.csv"])
-    @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", 'experiment,"a\n'])
-    def test_a_broken_table_of_another_stage(
-        self, measured: Workspace, capsys: pytest.CaptureFixture[str], path: str, content: str
-    ) -> None:
-        Path(path).write_text(content)
-        if not content:  # as before the stage ran
-            self.run(measured, capsys)
-            return
+    @pytest.mark.parametrize("folder", ["results/complexity", "results/tiny/speed"])
+    @pytest.mark.parametrize("content", ["", "{"])
+    def test_a_broken_file_of_another_stage(self, measured: Workspace, folder: str, content: str) -> None:
+        path = next(Path(folder).iterdir())
+        path.write_text(content)
         message = measured.call("tables")
         assert message.startswith(f"tables: {path}: ")
         assert "remove it and run 'python -m experiments." in message
+
+    def test_counts_and_timings_of_other_settings_are_not_shown(self, measured: Workspace) -> None:
+        measured.params["experiments"]["gun-small"]["options"]["guidance"] = "high-res"
+        measured.profile["speed"]["repetitions"] = 3
+        measured.write()
+        assert not measured.call("tables")
+        summary = pd.read_csv("results/tiny/summary.csv").set_index("experiment")
+        assert summary["measured_macs_g"].isna().to_dict() == {"spgnet-small": False, "gun-small": True}
+        assert not Path("reports/tables/speed.csv").exists()
 
     def test_a_report_without_tables(self, scored: Workspace) -> None:
         message = scored.call("report")

@@ -7,38 +7,33 @@ from typing import Any
 import pandas as pd
 
 from experiments.config.params import Params
+from experiments.measuring.jobs import counted_rows, timed_rows
 from experiments.reporting import published
-from experiments.running import paths
-from experiments.running.storage import StorageError, read_csv
 from experiments.samples.identity import identities_or_reason
 from experiments.scoring.scores import read_scores
 
-COMPLEXITY_COLUMNS = {
-    "experiment", "model", "backbone", "parameters", "macs", "macs_check", "height", "width", "num_classes",
-    "uncounted",
-}  # fmt: skip
-SPEED_COLUMNS = {
-    "experiment", "device", "precision", "mode", "batch", "height", "width", "latency_ms_median",
-    "latency_ms_p95", "fps", "peak_memory_mb", "note", "repetitions",
-}  # fmt: skip
 
-
-def read_complexity() -> pd.DataFrame:
-    """``results/complexity.csv`` by experiment; empty where nothing is counted.
+def complexity(params: Params) -> pd.DataFrame:
+    """What is counted of the present networks, by experiment.
 
     Raises:
-        StorageError: the file is broken.
+        StorageError: a file of counts is broken.
     """
-    return _read_optional(paths.COMPLEXITY, COMPLEXITY_COLUMNS, "complexity").set_index("experiment")
+    columns = ["experiment", "backbone", "parameters", "macs", "macs_check", "height", "width", "num_classes"]
+    return pd.DataFrame(counted_rows(params)).reindex(columns=columns).set_index("experiment")
 
 
-def read_speed(params: Params) -> pd.DataFrame:
-    """``speed.csv`` of the profile; empty where nothing is timed.
+def speed(params: Params) -> pd.DataFrame:
+    """What is timed of the present networks with the present settings on this machine.
 
     Raises:
-        StorageError: the file is broken.
+        StorageError: a file of timings is broken.
     """
-    return _read_optional(params.paths.speed, SPEED_COLUMNS, "speed")
+    columns = [
+        "experiment", "device", "precision", "mode", "batch", "height", "width", "latency_ms_median",
+        "latency_ms_p95", "fps", "peak_memory_mb", "note", "repetitions",
+    ]  # fmt: skip
+    return pd.DataFrame(timed_rows(params)).reindex(columns=columns)
 
 
 def valid_scores(params: Params) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -58,7 +53,7 @@ def valid_scores(params: Params) -> tuple[dict[str, dict[str, Any]], dict[str, s
 
 
 def summarise(
-    params: Params, scores: dict[str, dict[str, Any]], reasons: dict[str, str], complexity: pd.DataFrame
+    params: Params, scores: dict[str, dict[str, Any]], reasons: dict[str, str], counted: pd.DataFrame
 ) -> pd.DataFrame:
     """The summary. Scores are in per cent, parameters in millions, multiply-accumulates in thousand millions.
 
@@ -66,7 +61,7 @@ def summarise(
         params: of the run.
         scores: by experiment; those of an experiment that shares them are said to be another's.
         reasons: why an experiment has no scores.
-        complexity: by experiment.
+        counted: by experiment, what ``complexity`` gives.
     """
     numbers = published.wide(published.load()).set_index(["paper", "table", "row"]).to_dict("index")
     rows = []
@@ -74,7 +69,7 @@ def summarise(
         own = scores.get(key, {})
         shared = own.get("same_scores_as") or ""
         shown = {} if shared else own
-        counts: dict[Any, Any] = complexity.loc[key].to_dict() if key in complexity.index else {}
+        counts: dict[Any, Any] = counted.loc[key].to_dict() if key in counted.index else {}
         stated = numbers.get((experiment.paper, experiment.table, experiment.row), {})
         rows.append({
             "experiment": key,
@@ -104,16 +99,6 @@ def summarise(
             "published_source": stated.get("source", ""),
         })  # fmt: skip
     return pd.DataFrame(rows).astype({"measured_macs_height": "Int64", "measured_macs_width": "Int64"})
-
-
-def _read_optional(path: Any, columns: set[str], stage: str) -> pd.DataFrame:
-    remedy = f"run 'python -m experiments.{stage}'"
-    try:
-        return read_csv(path, columns, f"remove it and {remedy}")
-    except StorageError:
-        if path.is_file() and path.stat().st_size > 1:
-            raise
-        return pd.DataFrame(columns=sorted(columns))
 
 
 def _percent(share: float | None) -> float | None:

@@ -6,11 +6,13 @@ the name does, and the name before the call returns.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +72,16 @@ def write_json(path: Path, value: Any) -> None:
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Writes a table without its index; missing values are empty."""
     write(path, lambda partial: table.to_csv(partial, index=False, lineterminator="\n"))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a table of rows; its columns are the keys of all of them, a missing value is empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    write_text(path, text.getvalue())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from models.decoders.fapn import FeatureAlignedPyramid, PyramidLevel
 from models.decoders.mask_classification import MaskDecoder, MaskSet
 from models.segmenter import Prediction
 
-PixelDecoder = Literal["plain", "fapn", "msfapn"]
+PixelDecoderKind = Literal["plain", "fapn", "msfapn"]
 
 
 class Mask2Former(MaskDecoder):
@@ -41,7 +41,7 @@ class Mask2Former(MaskDecoder):
         self,
         in_channels: Sequence[int],
         num_classes: int,
-        pixel_decoder: PixelDecoder = "plain",
+        pixel_decoder: PixelDecoderKind = "plain",
         width: int = 256,
     ):
         super().__init__()

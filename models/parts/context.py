@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.parts.alignment import Alignment, OffsetBranch, align, in_output_pixels
 from models.parts.layers import ConvNormAct, upsample
 
-Context = Literal["aligned", "ppm", "aspp", "gap", "none"]
+ContextKind = Literal["aligned", "ppm", "aspp", "gap", "none"]
 """AlignCM, pyramid pooling, atrous spatial pyramid pooling, global average pooling, or nothing."""
 
 
@@ -138,7 +138,11 @@ class GlobalPooling(nn.Module):
 
 
 def create_context(
-    context: Context, in_channels: int, channels: int, pool_size: int = 3, alignment: Alignment = "corrected"
+    context: ContextKind,
+    in_channels: int,
+    channels: int,
+    pool_size: int = 3,
+    alignment: Alignment = "corrected",
 ) -> nn.Module | None:
     """Builds a context module by name, or ``None`` for ``none``.
 
