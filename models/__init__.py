@@ -1,7 +1,8 @@
 """Networks only: no data, no files, no training loop.
 
-``names()`` lists the models, ``create()`` builds one. A model is one file of this package whose
-name is the model's name and which defines ``MODEL``, a ``Segmenter`` class.
+``names()`` lists the models, ``create()`` builds one. A model is one file of this package, or of ``peers`` if it
+is a system that a paper's table compares with. Its name is the model's name, and it defines ``MODEL``, a
+``Segmenter`` class.
 """
 
 from __future__ import annotations
@@ -31,11 +32,19 @@ __all__ = [
 @cache
 def names() -> list[str]:
     """Names that ``create`` takes, sorted."""
+    return sorted(_modules())
+
+
+@cache
+def _modules() -> dict[str, str]:
+    """The module of each model, by its name."""
     # Looked up in the text: importing every file to see whether it is a model costs seconds.
-    files = Path(__file__).parent.glob("*.py")
-    return sorted(
-        path.stem for path in files if not path.name.startswith("_") and "\nMODEL = " in path.read_text()
-    )
+    folder = Path(__file__).parent
+    return {
+        path.stem: ".".join(("models", *path.relative_to(folder).with_suffix("").parts))
+        for path in (*folder.glob("*.py"), *folder.glob("peers/*.py"))
+        if not path.name.startswith("_") and "\nMODEL = " in path.read_text()
+    }
 
 
 def model_class(name: str) -> type[Segmenter]:
@@ -46,7 +55,7 @@ def model_class(name: str) -> type[Segmenter]:
     """
     if name not in names():
         raise ValueError(f"unknown model {name!r}; {nearest(name, names())}")
-    cls: type[Segmenter] = importlib.import_module(f"models.{name}").MODEL
+    cls: type[Segmenter] = importlib.import_module(_modules()[name]).MODEL
     return cls
 
 

@@ -70,7 +70,8 @@ def of_model_code(model: str, folders: tuple[str, ...]) -> str:
         model: a name of ``models.names()``.
         folders: such as ``TRAINING_CODE``.
     """
-    return of_code((f"models.{model}",), folders)
+    is_peer = (ROOT / "models/peers" / f"{model}.py").is_file()
+    return of_code((f"models.peers.{model}" if is_peer else f"models.{model}",), folders)
 
 
 def _imported(modules: Iterable[str]) -> list[Path]:

@@ -305,7 +305,7 @@ class _Display:
         self._bar = tqdm(
             total=count,
             desc=stage,
-            bar_format="{desc}: {n:.1f} of {total_fmt} jobs |{bar:20}| {elapsed}, {remaining} left {postfix}",
+            bar_format="{desc}: {n:.1f} of {total_fmt} jobs |{bar:20}| {elapsed}, {remaining} left{postfix}",
             mininterval=0.5,
             disable=None,  # where nobody watches, lines are enough
             leave=False,
