@@ -1,7 +1,7 @@
 """Networks only: no data, no files, no training loop.
 
-``names()`` lists the models, ``create()`` builds one. A model is one file of this package, or of ``peers`` if it
-is a system that a paper's table compares with. Its name is the model's name, and it defines ``MODEL``, a
+``names()`` lists the models, ``create()`` builds one. A model is one file of this package, or of ``peers`` if
+it is a system that a paper's table compares with. Its name is the model's name, and it defines ``MODEL``, a
 ``Segmenter`` class.
 """
 
