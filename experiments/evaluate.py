@@ -4,21 +4,27 @@ Writes ``results/<profile>/evaluate/<experiment>.json`` and the counts by image 
 ``<experiment>/seed-<n>.npz`` beside it; and, for the report's gallery, what the first seed makes of a few
 images, in ``results/<profile>/predictions/<experiment>/``: the prediction as a label file, and the model's
 maps (attention, offsets, priors) in half precision.
+
+With ``--checkpoint FILE`` it scores one network of a paper with weights that its authors released, by the
+paper's protocol on the paper's data set, and writes ``results/released/<experiment>.json``.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config.params import load_params
+from experiments.config.params import Params, load_params
+from experiments.config.strict import ConfigError
 from experiments.running import command, jobs
-from experiments.running.jobs import Job, Outcome
+from experiments.running.jobs import Outcome
 from experiments.running.server import COMPUTING
 from experiments.samples.identity import Identities, Identity
 from experiments.scoring.counts import digest_of
-from experiments.scoring.scores import write_scores
+from experiments.scoring.scores import write_released_scores, write_scores
+from experiments.scoring.slices import SlicedEvaluation, of_checkpoint, of_training, released_digest
 from experiments.training.folder import Trainings
 
 
@@ -26,13 +32,21 @@ def main() -> None:
     parser = command.parser("evaluate", __doc__)
     command.add_selection(parser)
     command.add_spreading(parser, seeds=True)
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights that the authors released")
     arguments = parser.parse_args()
     params = load_params()
     keys = command.choose(arguments.experiments, params.experiments, params.run)
+    if arguments.checkpoint is None:
+        _score_trained(arguments, params, keys)
+    else:
+        _score_released(arguments, params)
+
+
+def _score_trained(arguments: argparse.Namespace, params: Params, keys: Sequence[str]) -> None:
     seeds = arguments.seeds or params.seeds
     identities = Identities(params.runs(), sorted({*seeds, *params.seeds}))
     trainings = Trainings(params.paths.trainings)
-    work: dict[str, Job] = {}
+    evaluations: dict[str, SlicedEvaluation] = {}
     untrained: dict[str, str] = {}
     for seed in seeds:
         for key in keys:
@@ -42,46 +56,42 @@ def main() -> None:
                 untrained[f"{key} seed {seed}"] = (
                     f"is not trained; run 'python -m experiments.train {key}' first"
                 )
-            elif identity.scoring not in work:
+            elif identity.scoring not in evaluations:
                 gallery = seed == params.seeds[0] and params.active.evaluation.gallery > 0
-                work[identity.scoring] = _job(identity, identities, training.weights, gallery)
-    chosen = arguments.shard.take(list(work.values()))
-    outcome = Outcome()
-    if not all(job.is_done() for job in chosen):
-        for dataset in sorted({run.dataset for run in params.runs(keys)}):
-            identities.data[dataset].check_unchanged()
-        pool = command.pool(arguments, params.active.training.threads, COMPUTING)
-        outcome = jobs.do_jobs("evaluate", chosen, pool, params.paths.locks)
+                evaluations[identity.scoring] = of_training(identity, identities, training.weights, gallery)
+    outcome = _score(arguments, params, list(evaluations.values()))
     written = _write_scores(keys, params.seeds, identities)
     print(f"evaluate: {jobs.count(len(written), 'experiment')} with all seeds scored")
     outcome.failed.update(untrained)
     jobs.finish("evaluate", outcome)
 
 
-def _job(identity: Identity, identities: Identities, weights: Path, gallery: bool) -> Job:
-    """The job of one evaluation, which the first of the experiments that share it does."""
-    run, seed, digest = identity.run, identity.seed, identity.scoring
-    pictures = run.paths.predictions(run.key) if gallery else None
+def _score_released(arguments: argparse.Namespace, params: Params) -> None:
+    if len(arguments.experiments) != 1 or arguments.seeds is not None:
+        raise ConfigError("--checkpoint takes one experiment, whose network the file holds, and no seeds")
+    key = arguments.experiments[0]
+    evaluation = of_checkpoint(params, key, arguments.checkpoint)
+    outcome = _score(arguments, params, [evaluation])
+    if evaluation.is_done():
+        path = write_released_scores(key, evaluation, released_digest(params.run(key)))
+        print(f"evaluate: wrote {path}")
+    jobs.finish("evaluate", outcome)
 
-    def is_done() -> bool:
-        if pictures is not None and not pictures.is_dir():
-            return False
-        return digest_of(run.paths.counts(run.key, seed)) == digest
 
-    return Job(
-        name=f"{run.key} seed {seed}",
-        digest=digest,
-        work="experiments.scoring.evaluation:evaluate",
-        arguments={
-            "run": run,
-            "data": identities.data[run.dataset],
-            "seed": seed,
-            "weights": weights,
-            "digest": digest,
-            "gallery": pictures,
-        },
-        is_done=is_done,
-    )
+def _score(arguments: argparse.Namespace, params: Params, evaluations: list[SlicedEvaluation]) -> Outcome:
+    """Does the slices that are outstanding, and adds them up."""
+    chosen = arguments.shard.take([job for evaluation in evaluations for job in evaluation.jobs()])
+    outcome = Outcome()
+    if not all(job.is_done() for job in chosen):
+        for data in {
+            evaluation.scoring.data.name: evaluation.scoring.data for evaluation in evaluations
+        }.values():
+            data.check_unchanged()
+        pool = command.pool(arguments, params.active.training.threads, COMPUTING)
+        outcome = jobs.do_jobs("evaluate", chosen, pool, params.paths.locks)
+    for evaluation in evaluations:
+        evaluation.merge()
+    return outcome
 
 
 def _write_scores(keys: Sequence[str], seeds: Sequence[int], identities: Identities) -> list[str]:
@@ -95,11 +105,14 @@ def _write_scores(keys: Sequence[str], seeds: Sequence[int], identities: Identit
         if _written(path) == [*shared, *(identity.scoring for identity in wanted)]:
             complete.append(key)
             continue
-        owners = [identities.scoring_owner(identity) for identity in wanted]
-        if all(digest_of(o.run.paths.counts(o.run.key, o.seed)) == o.scoring for o in owners):
+        if all(_is_counted(identities.scoring_owner(identity)) for identity in wanted):
             write_scores(key, seeds, identities, path)
             complete.append(key)
     return complete
+
+
+def _is_counted(owner: Identity) -> bool:
+    return digest_of(owner.run.paths.counts(owner.run.key, owner.seed)) == owner.scoring
 
 
 def _written(path: Path) -> list[str | None] | None:

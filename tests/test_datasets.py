@@ -12,6 +12,7 @@ import torch
 from conftest import Workspace
 from PIL import Image
 from pydantic import ValidationError
+from scipy.io import savemat
 
 from experiments import datasets
 from experiments.config.params import load_params
@@ -108,6 +109,20 @@ class TestCityscapes:
         expected = [id2label[int(i)].trainId for i in ids.ravel()]
         np.testing.assert_array_equal(labels.ravel(), expected)
 
+    def test_trains_on_both_splits_if_asked(self, tmp_path: Path) -> None:
+        for split, frame in (("train", "ulm_000000_000019"), ("val", "lindau_000001_000019")):
+            city = frame.split("_")[0]
+            image = np.full((2, 3, 3), len(city), np.uint8)
+            write(tmp_path / f"leftImg8bit/{split}/{city}/{frame}_leftImg8bit.png", image)
+            write(tmp_path / f"gtFine/{split}/{city}/{frame}_gtFine_labelIds.png", np.zeros((2, 3), np.uint8))
+        root = {"root": str(tmp_path)}
+        assert datasets.create("cityscapes", root).names("train") == ["ulm_000000_000019"]
+        dataset = datasets.create("cityscapes", root | {"train_on": "train+val"})
+        assert dataset.names("train") == ["ulm_000000_000019", "lindau_000001_000019"]
+        assert [dataset.read("train", name)[0].max() for name in dataset.names("train")] == [3, 6]
+        assert dataset.names("val") == ["lindau_000001_000019"]
+        assert dataset.released_split("train") == "train+val"
+
     def test_a_missing_root_says_where_the_data_comes_from(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"leftImg8bit/train: no such folder; .*cityscapes-dataset.com"):
             datasets.create("cityscapes", {"root": str(tmp_path / "none")}).names("train")
@@ -133,6 +148,67 @@ class TestADE20K:
         path = root / kind / "validation"
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+class TestCOCOStuff10k:
+    """Both layouts that people have: as released, and as mmsegmentation converts it."""
+
+    @pytest.fixture
+    def released(self, tmp_path: Path) -> Path:
+        ids = np.array([[0, 1, 13], [92, 182, 11]], np.uint8)
+        for split in ("train", "test"):
+            (tmp_path / "imageLists").mkdir(exist_ok=True)
+            (tmp_path / f"imageLists/{split}.txt").write_text(f"COCO_{split}_1\n")
+            write(tmp_path / f"images/COCO_{split}_1.jpg", np.zeros((2, 3, 3), np.uint8))
+            (tmp_path / "annotations").mkdir(exist_ok=True)
+            savemat(tmp_path / f"annotations/COCO_{split}_1.mat", {"S": ids})
+        return tmp_path
+
+    @pytest.fixture
+    def converted(self, tmp_path: Path) -> Path:
+        for folder in ("train2014", "test2014"):
+            write(tmp_path / f"images/{folder}/a.jpg", np.zeros((2, 3, 3), np.uint8))
+            values = np.array([[0, 1, 12], [81, 171, 11]], np.uint8)
+            write(tmp_path / f"annotations/{folder}/a_labelTrainIds.png", values)
+        return tmp_path
+
+    @pytest.mark.parametrize("layout", ["released", "converted"])
+    def test_both_layouts_give_the_same_classes(self, layout: str, request: pytest.FixtureRequest) -> None:
+        root = request.getfixturevalue(layout)
+        dataset = datasets.create("cocostuff10k", {"root": str(root)})
+        for split, name in (("train", "train"), ("val", "test")):
+            (only,) = dataset.names(split)  # type: ignore[arg-type]
+            labels = dataset.read(split, only)[1]  # type: ignore[arg-type]
+            np.testing.assert_array_equal(labels, [[255, 0, 11], [80, 170, 10]])
+            assert dataset.released_split(split) == name  # type: ignore[arg-type]
+        names = [c.name for c in dataset.classes]
+        assert (len(names), names[0], names[11], names[80], names[170]) == (
+            171, "person", "stop sign", "banner", "wood",
+        )  # fmt: skip
+
+    def test_an_id_that_coco_stuff_never_uses_is_refused(self, released: Path) -> None:
+        savemat(released / "annotations/COCO_test_1.mat", {"S": np.full((2, 3), 26, np.uint8)})
+        dataset = datasets.create("cocostuff10k", {"root": str(released)})
+        with pytest.raises(
+            DataError, match=r"COCO_test_1.mat: holds the label value 26; expected 0 to 11, 13"
+        ):
+            dataset.read("val", "COCO_test_1")
+
+    def test_broken_files_are_told(self, released: Path) -> None:
+        labels = released / "annotations/COCO_test_1.mat"
+        dataset = datasets.create("cocostuff10k", {"root": str(released)})
+        savemat(labels, {"T": np.zeros((2, 3), np.uint8)})
+        with pytest.raises(DataError, match="has no variable 'S'"):
+            dataset.read("val", "COCO_test_1")
+        labels.write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
+        with pytest.raises(DataError, match="does not decode as a MATLAB file"):
+            dataset.read("val", "COCO_test_1")
+        labels.unlink()
+        with pytest.raises(DataError, match=r"COCO_test_1.jpg: has no labels"):
+            dataset.names("val")
+        (released / "imageLists/test.txt").unlink()
+        with pytest.raises(DataError, match=r"cocostuff-10k-v1\.1"):
+            dataset.names("val")
 
 
 @pytest.mark.parametrize("name", [name for name in datasets.names() if name != "folders"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,60 @@ class TestRefusals:
         for stage in ("prepare", "train"):
             assert not workspace.call(stage, *([KEY] if stage == "train" else []))
         assert "set evaluation.batch_size to 1 in the profile" in self.refusal(workspace, capsys)
+
+
+def test_slices_of_an_evaluation_add_up_to_the_same_bytes(trained: Workspace) -> None:
+    written = {}
+    for images_per_job in (100, 2):
+        shutil.rmtree("results/tiny/evaluate", ignore_errors=True)
+        trained.profile["evaluation"]["images_per_job"] = images_per_job
+        trained.write()
+        assert not trained.call("evaluate", KEY)
+        counts = Path(f"results/tiny/evaluate/{KEY}/seed-0.npz")
+        written[images_per_job] = counts.read_bytes(), SCORES.read_bytes()
+        assert not counts.with_suffix(".parts").exists()
+    assert written[100] == written[2]
+
+
+def test_shards_score_a_network_together(trained: Workspace) -> None:
+    trained.profile["evaluation"]["images_per_job"] = 2
+    trained.write()
+    assert not trained.call("evaluate", KEY, "--shard", "1/2")
+    assert not SCORES.exists()  # the other shard's images are missing
+    assert not trained.call("evaluate", KEY, "--shard", "2/2")
+    assert len(json.loads(SCORES.read_text())["seeds"][0]["image_iou"]) == 3
+
+
+def test_the_multi_scale_protocol_is_scored_beside_the_single_scale_one(trained: Workspace) -> None:
+    recipe = trained.params["recipes"]["plain"]
+    recipe["multi_scale"] = {"scales": [0.5, 1.0], "flip": True, "average": "softmax"}
+    trained.write()
+    assert not trained.call("evaluate", KEY)
+    scores = json.loads(SCORES.read_text())
+    found = Evaluation.load(Path(f"results/tiny/evaluate/{KEY}/seed-0.npz"))
+    assert found.multi_scale is not None
+    assert scores["miou_ms"] == pytest.approx(found.multi_scale.mean_iou(), abs=1e-6)
+    assert scores["miou_ms"] != scores["miou"]
+    assert scores["protocol"]["multi_scale"]["scales"] == [0.5, 1.0]
+    trained.profile["evaluation"]["multi_scale"] = False
+    trained.write()
+    assert not trained.call("evaluate", KEY)
+    assert "miou_ms" not in json.loads(SCORES.read_text())
+
+
+def test_another_protocol_scores_again_and_trains_nothing(trained: Workspace) -> None:
+    assert not trained.call("evaluate", KEY)
+    before, trained_at = json.loads(SCORES.read_text())["miou"], WEIGHTS.stat().st_mtime_ns
+    trained.params["recipes"]["plain"]["single_scale"] = {"window": [16, 16], "overlap": 0.5}
+    trained.write()
+    assert not trained.call("train")
+    assert not trained.call("evaluate", KEY)
+    assert WEIGHTS.stat().st_mtime_ns == trained_at
+    assert json.loads(SCORES.read_text())["miou"] != before
+
+
+def test_a_window_larger_than_every_image_is_refused(trained: Workspace) -> None:
+    trained.params["recipes"]["plain"]["single_scale"] = {"window": [872, 872]}
+    trained.write()
+    assert "evaluate" in trained.call("evaluate", KEY)
+    assert not SCORES.exists()

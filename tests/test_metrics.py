@@ -105,7 +105,7 @@ def test_counts_are_kept_as_they_are_and_the_same_bytes_twice(tmp_path: Path) ->
         labels = generator.choice([0, 1, 2, 3, 255], (20, 30)).astype(np.uint8)
         counter.add(f"image {i}", labels, predictions_for(labels))
         other.add(f"image {i}", labels, labels.clip(max=3))
-    evaluation = Evaluation("digest", counter.counts(), counter.confusion, other.counts())
+    evaluation = Evaluation("digest", counter.counts(), counter.confusion, other.counts(), None)
     for name in ("a", "b"):
         evaluation.save(tmp_path / f"{name}.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()

@@ -24,9 +24,9 @@ from experiments.running.storage import StorageError
 
 KEYS = ("spgnet-small", "gun-small")
 PUBLISHED = (
-    "paper,table,row,metric,value,unit,source\n"
-    'spgnet,cityscapes-test,"SPGNet, 2 x ResNet-50",miou,81.1,%,"a paper, table 1"\n'
-    "spgnet,cityscapes-test,Another & Co,miou,70,%,a paper\n"
+    "paper,table,row,metric,value,unit,split,mark,source\n"
+    'spgnet,cityscapes-test,"SPGNet, 2 x ResNet-50",miou,81.1,%,test,S,"a paper, table 1"\n'
+    "spgnet,cityscapes-test,Another & Co,miou,70,%,,R,a paper\n"
 )
 
 
@@ -241,6 +241,7 @@ class TestPublished:
         numbers = published.load(ROOT / "results/published")
         assert set(numbers["paper"]) == {"spgnet", "gun", "semask", "alignseg"}
         units = {"miou": "%", "miou_ms": "%", "parameters": "M", "macs": "G", "fps": "1/s"}
+        units |= {"subsampling": ""}
         assert {(m, u) for m, u in zip(numbers["metric"], numbers["unit"], strict=True)} <= set(units.items())
         assert numbers["source"].str.len().min() > 10
         # A reader can look every source up: none is a file that this repository does not have.
@@ -259,9 +260,14 @@ class TestPublished:
     @pytest.mark.parametrize(
         ("text", "error", "message"),
         [
-            ("spgnet,t,r,miou,81.1,%,", StageError, "line 2: no source"),
-            ("spgnet,t,r,miou,about 80,%,a paper", StageError, "line 2: value is 'about 80'"),
-            ("spgnet,t,r,miou,1,%,a\nspgnet,t,r,miou,2,%,b", StageError, "gives miou of 'r' in t twice"),
+            ("spgnet,t,r,miou,81.1,%,val,S,", StageError, "line 2: no source"),
+            ("spgnet,t,r,miou,about 80,%,val,S,a paper", StageError, "line 2: value is 'about 80'"),
+            (
+                "spgnet,t,r,miou,1,%,,S,a\nspgnet,t,r,miou,2,%,,S,b",
+                StageError,
+                "gives miou of 'r' in t twice",
+            ),
+            ("spgnet,t,r,miou,1,%,val,I,a", StageError, "line 2: mark is 'I'; expected S"),
             (None, StorageError, "has no column 'metric'"),
         ],
     )

@@ -129,7 +129,7 @@ class TestNetworkInput:
     def test_imagenet_weights_get_images_as_they_were_trained_on(self, prepared: Workspace) -> None:
         data = scenes()
         black = tv_tensors.Image(torch.zeros(3, 4, 4, dtype=torch.uint8))
-        trained_before = NetworkInput.of(data, recipe(pretrained=True)).whole(black)
+        trained_before = NetworkInput.of(data, recipe(pretrained=True)).normalise(black)
         assert trained_before[:, 0, 0].tolist() == pytest.approx([-2.1179, -2.0357, -1.8044], abs=1e-3)
         from_scratch = NetworkInput.of(data, recipe(pretrained=False))
         assert (from_scratch.mean, from_scratch.std) == (data.mean, data.std)

@@ -37,6 +37,10 @@ class EvaluationSettings(StrictModel):
     """Half-widths, in pixels, of the bands around label boundaries."""
     gallery: Natural = 4
     """Images whose predictions are kept for the report."""
+    multi_scale: bool = True
+    """Whether ``miou_ms`` is measured for recipes that state how: at some ten times the cost of ``miou``."""
+    images_per_job: Count = 100
+    """Images of one job: an evaluation of more is spread over the workers. No score depends on it."""
 
 
 class SpeedSettings(StrictModel):

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic.types import Strict
 from pydantic_core import PydanticCustomError
 
+from experiments.config.protocol import Protocol
 from experiments.config.strict import (
     Count,
     Fraction,
@@ -126,24 +127,24 @@ class Recipe(StrictModel):
     crop: Size
     augmentation: Augmentation = Augmentation()
     subsampling: Count = 1
-    """The network sees the image at 1 / this of its size; it is scored at full size."""
+    """Training images are shrunk by this before all else."""
     short_side: Natural = 0
-    """The network sees the image resized to this shorter side (the longer one at most four times as long);
-    it is scored at full size. 0 leaves the size."""
+    """Training images are resized to this shorter side (the longer one at most four times as long) before all
+    else; 0 leaves the size."""
     loss: LossSettings = CrossEntropySettings()
     pretrained: bool | str = True
     """ImageNet weights: ``true`` from the hub, a local file, a folder with a file for each backbone
     (``<backbone>.safetensors`` or ``<backbone>.pth``), or ``false``."""
     input_size: Size
     """Height and width of the network's input at test, which complexity and speed are counted at."""
+    single_scale: Protocol = Protocol()
+    """How ``miou`` is measured."""
+    multi_scale: Protocol | None = None
+    """How ``miou_ms`` is measured; ``null`` where the paper has no such number."""
 
     def training_settings(self) -> dict[str, Any]:
         """What of the recipe a training is a function of."""
-        return self.model_dump(mode="json", exclude={"input_size"})
-
-    def scoring_settings(self) -> dict[str, Any]:
-        """What of the recipe a score depends on, beside the weights."""
-        return self.model_dump(mode="json", include={"subsampling", "short_side"})
+        return self.model_dump(mode="json", exclude={"input_size", "single_scale", "multi_scale"})
 
 
 class RecipeOverrides(StrictModel):
@@ -157,6 +158,10 @@ class RecipeOverrides(StrictModel):
     """Replaces the factors of recipes that scale at all."""
     subsampling: Count | None = None
     short_side: Natural | None = None
+    single_scale: Protocol | None = None
+    """Replaces the single-scale protocol of every recipe ..."""
+    multi_scale: Protocol | None = None
+    """... and the multi-scale one of recipes that state one."""
     ohem_min_kept: Count | None = None
     """Pixels that OHEM keeps at least: a number that only fits the paper's crop and batch."""
     pretrained: bool | str | None = None
@@ -165,7 +170,7 @@ class RecipeOverrides(StrictModel):
         """The recipe as it is trained under this profile."""
         changed: dict[str, Any] = {
             name: value
-            for name in ("batch_size", "crop", "subsampling", "short_side", "pretrained")
+            for name in ("batch_size", "crop", "subsampling", "short_side", "single_scale", "pretrained")
             if (value := getattr(self, name)) is not None
         }
         if recipe.optimizer in self.learning_rate:
@@ -174,6 +179,8 @@ class RecipeOverrides(StrictModel):
             changed["augmentation"] = recipe.augmentation.model_copy(update={"scale": self.scale})
         if self.steps is not None:
             changed |= _shortened(recipe, self.steps)
+        if self.multi_scale is not None and recipe.multi_scale is not None:
+            changed["multi_scale"] = self.multi_scale
         if self.ohem_min_kept is not None and isinstance(recipe.loss, OhemSettings):
             changed["loss"] = recipe.loss.model_copy(update={"min_kept": self.ohem_min_kept})
         return recipe.model_copy(update=changed)

@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.config.entries import Experiment, Profile
 from experiments.config.model_options import SettledOptions, scaled
+from experiments.config.protocol import Protocol
 from experiments.config.recipes import Recipe, changed
 from experiments.config.strict import ConfigError
 from experiments.running import digests
@@ -111,6 +112,18 @@ class Run:
         code = digests.of_model_code(self.experiment.model, digests.TRAINING_CODE)
         return digests.of_value([self.training_configuration(), seed, data, code])
 
+    def multi_scale(self) -> Protocol | None:
+        """The protocol of ``miou_ms``; ``None`` if the paper states none, or the profile leaves it out."""
+        return self.recipe.multi_scale if self.profile.evaluation.multi_scale else None
+
+    def protocols(self) -> dict[str, Any]:
+        """How the network is scored, as results say it."""
+        multi_scale = self.multi_scale()
+        return {
+            "single_scale": self.recipe.single_scale.model_dump(mode="json"),
+            "multi_scale": None if multi_scale is None else multi_scale.model_dump(mode="json"),
+        }
+
     def scoring_digest(self, training: str, data: str) -> str:
         """Digest of all that the scores of trained weights are a function of.
 
@@ -121,9 +134,10 @@ class Run:
         settings = {
             "training": training,
             "options": self.settled.here,
-            "recipe": self.recipe.scoring_settings(),
-            "evaluation": self.profile.evaluation.model_dump(mode="json"),
-            "precision": self.profile.training.precision,
+            "protocols": self.protocols(),
+            "evaluation": self.profile.evaluation.model_dump(
+                mode="json", include={"batch_size", "trimap_widths", "gallery"}
+            ),
             "threads": self.profile.training.threads,
         }
         code = digests.of_model_code(self.experiment.model, digests.SCORING_CODE)

@@ -6,7 +6,6 @@ Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017. The files are th
 
 from __future__ import annotations
 
-import colorsys
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +37,6 @@ _NAMES = (
 _FOLDERS: dict[Split, str] = {"train": "training", "val": "validation"}
 
 
-def _colour(index: int) -> tuple[int, int, int]:
-    """Colours of neighbouring classes lie far apart on the colour wheel."""
-    rgb = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.5 + 0.5 * (index % 3) / 2, 1 - 0.3 * (index % 2))
-    red, green, blue = (round(255 * channel) for channel in rgb)
-    return red, green, blue
-
-
 class Options(base.Options):
     """``root`` holds ``images/`` and ``annotations/``."""
 
@@ -58,7 +50,7 @@ class ADE20K(base.Dataset):
     """
 
     options_type = Options
-    classes = tuple(LabelClass(name, _colour(index)) for index, name in enumerate(_NAMES))
+    classes = tuple(LabelClass(name, base.spread_colour(index)) for index, name in enumerate(_NAMES))
 
     def __init__(self, options: Options):
         self.root = Path(options.root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from experiments.config.strict import StrictModel
 from experiments.running.errors import ExpectedError
@@ -42,6 +43,16 @@ class LabelClass:
 
     name: str
     colour: tuple[int, int, int]
+
+
+def spread_colour(index: int) -> tuple[int, int, int]:
+    """A colour for the class of this index, for data sets with too many classes to choose by hand.
+
+    Colours of neighbouring classes lie far apart on the colour wheel.
+    """
+    rgb = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.5 + 0.5 * (index % 3) / 2, 1 - 0.3 * (index % 2))
+    red, green, blue = (round(255 * channel) for channel in rgb)
+    return red, green, blue
 
 
 class Dataset(ABC):
@@ -97,7 +108,15 @@ def read_image(path: Path) -> Pixels:
     Raises:
         DataError: no such file, it does not decode, or its values have no agreed range.
     """
-    picture = _open(path)
+    return _rgb(_open(path), path)
+
+
+def read_photograph(path: Path) -> Pixels:
+    """As ``read_image``, turned the way that the camera's tag says is up."""
+    return _rgb(ImageOps.exif_transpose(_open(path)), path)
+
+
+def _rgb(picture: Image.Image, path: Path) -> Pixels:
     if picture.mode.startswith("I;16"):
         grey = (np.asarray(picture).astype(np.uint32) * 255 + 32767) // 65535
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)

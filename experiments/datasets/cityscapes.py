@@ -8,6 +8,7 @@ files come from https://www.cityscapes-dataset.com (registration needed): the ar
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from experiments.datasets import base
 from experiments.datasets.base import DataError, Pixels, Split, read_image, read_labels
 from experiments.datasets.cityscapes_classes import CLASSES
 
-# The label ids that Cityscapes evaluates, in the order of their train ids.
-_EVALUATED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""The label ids that Cityscapes evaluates, in the order of their train ids: of class k the k-th."""
 _LARGEST_ID = 33
 
 _IMAGE_SUFFIX = "_leftImg8bit.png"
@@ -26,6 +27,8 @@ class Options(base.Options):
     """``root`` holds ``leftImg8bit/`` and ``gtFine/``."""
 
     root: str
+    train_on: Literal["train", "train+val"] = "train"
+    """``train+val`` is for predictions that go to the test server: scores on ``val`` then say nothing."""
 
 
 class Cityscapes(base.Dataset):
@@ -36,8 +39,14 @@ class Cityscapes(base.Dataset):
 
     def __init__(self, options: Options):
         self.root = Path(options.root)
+        self.train_on = options.train_on
 
     def names(self, split: Split) -> list[str]:
+        if split == "train" and self.train_on == "train+val":
+            return [*self._names("train"), *self._names("val")]
+        return self._names(split)
+
+    def _names(self, split: Split) -> list[str]:
         folder = self.root / "leftImg8bit" / split
         if not folder.is_dir():
             raise DataError(
@@ -53,11 +62,20 @@ class Cityscapes(base.Dataset):
         return names
 
     def files(self, split: Split, name: str) -> tuple[Path, Path]:
+        own = self._files(split, name)
+        if split == "train" and self.train_on == "train+val" and not own[0].is_file():
+            return self._files("val", name)
+        return own
+
+    def _files(self, released: str, name: str) -> tuple[Path, Path]:
         city = name.split("_", 1)[0]
         return (
-            self.root / "leftImg8bit" / split / city / f"{name}{_IMAGE_SUFFIX}",
-            self.root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png",
+            self.root / "leftImg8bit" / released / city / f"{name}{_IMAGE_SUFFIX}",
+            self.root / "gtFine" / released / city / f"{name}_gtFine_labelIds.png",
         )
+
+    def released_split(self, split: Split) -> str:
+        return self.train_on if split == "train" else split
 
     def read(self, split: Split, name: str) -> tuple[Pixels, Pixels]:
         image_path, labels_path = self.files(split, name)
@@ -67,6 +85,6 @@ class Cityscapes(base.Dataset):
 
 
 _TRAIN_IDS = np.full(256, base.IGNORE_LABEL, np.uint8)
-_TRAIN_IDS[list(_EVALUATED_IDS)] = np.arange(len(_EVALUATED_IDS))
+_TRAIN_IDS[list(LABEL_IDS)] = np.arange(len(LABEL_IDS))
 
 DATASET = Cityscapes

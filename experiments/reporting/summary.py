@@ -10,7 +10,8 @@ from experiments.config.params import Params
 from experiments.measuring.jobs import counted_rows, timed_rows
 from experiments.reporting import published
 from experiments.samples.identity import identities_or_reason
-from experiments.scoring.scores import read_scores
+from experiments.scoring.scores import read_released_scores, read_scores
+from experiments.scoring.slices import released_digest
 
 
 def complexity(params: Params) -> pd.DataFrame:
@@ -70,6 +71,8 @@ def summarise(
         shared = own.get("same_scores_as") or ""
         shown = {} if shared else own
         counts: dict[Any, Any] = counted.loc[key].to_dict() if key in counted.index else {}
+        found = read_released_scores(params.run(key), released_digest(params.run(key)))
+        released = found if isinstance(found, dict) else {}
         stated = numbers.get((experiment.paper, experiment.table, experiment.row), {})
         rows.append({
             "experiment": key,
@@ -83,19 +86,25 @@ def summarise(
             "same_scores_as": shared,
             "measured_miou": _percent(shown.get("miou")),
             "measured_miou_std": _percent(shown.get("miou_std")),
+            "measured_miou_ms": _percent(shown.get("miou_ms")),
             "measured_pixel_accuracy": _percent(shown.get("pixel_accuracy")),
             "not_measured_because": reasons.get(key, ""),
+            "released_not_shown_because": found if isinstance(found, str) else "",
             # What the scores are a function of: whoever reads this file sees when they have changed.
             "digest": " ".join(seed["digest"][:12] for seed in own.get("seeds", ())),
             "measured_parameters_m": _scaled(counts.get("parameters"), 1e6),
             "measured_macs_g": _scaled(counts.get("macs"), 1e9),
             "measured_macs_height": counts.get("height"),
             "measured_macs_width": counts.get("width"),
+            "released_miou": _percent(released.get("miou")),
+            "released_miou_ms": _percent(released.get("miou_ms")),
+            "released_split": released.get("split", ""),
             "published_miou": stated.get("miou"),
             "published_miou_ms": stated.get("miou_ms"),
             "published_parameters_m": stated.get("parameters"),
             "published_macs_g": stated.get("macs"),
             "published_fps": stated.get("fps"),
+            "published_split": stated.get("split", ""),
             "published_source": stated.get("source", ""),
         })  # fmt: skip
     return pd.DataFrame(rows).astype({"measured_macs_height": "Int64", "measured_macs_width": "Int64"})

@@ -62,13 +62,27 @@ def paper_tables(params: Params, summary: pd.DataFrame) -> list[Table]:
             f"as {shared}" if isinstance(shared, str) and shared else miou
             for shared, miou in zip(rows["same_scores_as"], rows["measured_miou"], strict=True)
         ]
+        rows["score_ms"] = [
+            _multi_scale(params, key, shared, miou)
+            for key, shared, miou in zip(
+                rows["experiment"], rows["same_scores_as"], rows["measured_miou_ms"], strict=True
+            )
+        ]
+        released = (
+            f"mIoU % released weights, measured ({captions.joined(filter(None, ours['released_split']))})"
+        )
         columns = {
             "row": "Method",
             "experiment": "Experiment",
+            "subsampling": "Subsampling",
+            "split": "Split published",
             "miou": "mIoU % published",
             "miou_ms": "mIoU % published (multi-scale)",
+            "released_miou": released,
+            "released_miou_ms": f"{released} (multi-scale)",
             "score": captions.score_column(params),
             "measured_miou_std": "± over seeds",
+            "score_ms": f"{captions.score_column(params)} (multi-scale)",
             "parameters": "Parameters M published",
             "measured_parameters_m": "Parameters M counted",
             "macs": "MACs G published",
@@ -76,6 +90,7 @@ def paper_tables(params: Params, summary: pd.DataFrame) -> list[Table]:
             "fps": "FPS published",
         }
         shown = rows.reindex(columns=list(columns)).dropna(axis="columns", how="all").rename(columns=columns)
+        unreleased = ours[ours["released_not_shown_because"] != ""]
         sources = "; ".join(dict.fromkeys(stated["source"]))
         without = ours[ours["not_measured_because"] != ""]
         caption = [
@@ -83,9 +98,21 @@ def paper_tables(params: Params, summary: pd.DataFrame) -> list[Table]:
             f"Published: {sources}." if sources else "",
             captions.worth(params),
             captions.missing(zip(without["experiment"], without["not_measured_because"], strict=True)),
+            captions.missing(
+                zip(unreleased["experiment"], unreleased["released_not_shown_because"], strict=True)
+            ),
         ]
         tables.append(Table(f"{paper}-{name}", " ".join(filter(None, caption)), shown))
     return tables
+
+
+def _multi_scale(params: Params, key: Any, shared: Any, miou: float) -> Any:
+    """The cell of this run's multi-scale score; empty for a row whose recipe states no such protocol."""
+    if not isinstance(key, str) or params.run(key).recipe.multi_scale is None:
+        return None
+    if isinstance(shared, str) and shared:
+        return f"as {shared}"
+    return miou if pd.notna(miou) else "not measured here"
 
 
 def complexity_table(summary: pd.DataFrame, complexity: pd.DataFrame) -> Table:

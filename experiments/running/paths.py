@@ -18,9 +18,22 @@ COMPLEXITY = Path("results/complexity.csv")
 COMPLEXITY_COUNTS = Path("results/complexity")
 """One file for each network that was counted."""
 
+RELEASED = Path("results/released")
+"""Scores of checkpoints that authors released: of no profile, as networks and protocols are the papers'."""
+
 REPORT = Path("reports/index.html")
 TABLES = Path("reports/tables")
 FIGURES = Path("reports/figures")
+
+
+def released_scores(experiment: str) -> Path:
+    """Scores of an experiment's network with the weights that its authors released."""
+    return RELEASED / f"{experiment}.json"
+
+
+def released_counts(experiment: str) -> Path:
+    """The counts by image that they are summed from."""
+    return RELEASED / f"{experiment}.npz"
 
 
 @dataclass(frozen=True)

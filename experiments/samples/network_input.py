@@ -1,4 +1,4 @@
-"""How a network sees an image, in training and at test: its size and its normalisation."""
+"""How a network sees an image: its normalisation, and in training its size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from experiments.config.recipes import Recipe
@@ -26,9 +25,9 @@ class NetworkInput:
     std: Sequence[float]
     """Of the channels, in [0, 1], which becomes 1."""
     subsampling: int = 1
-    """Shrinks the image by this factor."""
+    """Shrinks a training image by this factor."""
     short_side: int = 0
-    """Resizes the image so that its shorter side has this many pixels and the longer one at most four
+    """Resizes a training image so that its shorter side has this many pixels and the longer one at most four
     times as many, mmsegmentation's ``img_scale=(4 n, n)``; 0 leaves it."""
 
     @classmethod
@@ -41,8 +40,13 @@ class NetworkInput:
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if recipe.pretrained else (data.mean, data.std)
         return cls(mean, std, recipe.subsampling, recipe.short_side)
 
+    @classmethod
+    def of_released(cls, recipe: Recipe) -> NetworkInput:
+        """How a network with weights that the authors released sees images: as ImageNet's."""
+        return cls(IMAGENET_MEAN, IMAGENET_STD, recipe.subsampling, recipe.short_side)
+
     def size(self, height: int, width: int, factor: float = 1.0) -> list[int]:
-        """Height and width of an image of this size as the network sees it, times ``factor``."""
+        """Height and width of a training image of this size before it is cropped, scaled by ``factor``."""
         factor /= self.subsampling
         if self.short_side:
             factor *= min(self.short_side / min(height, width), 4 * self.short_side / max(height, width))
@@ -53,8 +57,3 @@ class NetworkInput:
         scaled = TF.to_dtype(image, torch.float32, scale=True)
         normalised: Tensor = TF.normalize(scaled, list(self.mean), list(self.std))
         return normalised.as_subclass(Tensor)
-
-    def whole(self, image: tv_tensors.Image) -> Tensor:
-        """The whole image (3, H, W) uint8 as the network sees it at test."""
-        size = self.size(*image.shape[-2:])
-        return self.normalise(TF.resize(image, size) if size != list(image.shape[-2:]) else image)

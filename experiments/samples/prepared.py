@@ -53,14 +53,18 @@ class PreparedDataset:
     _manifest: dict[str, Any]
 
     @classmethod
-    def load(cls, run: Run) -> PreparedDataset:
-        """Reads the manifest of the data set that a run uses.
+    def load(cls, run: Run, name: str | None = None) -> PreparedDataset:
+        """Reads the manifest of a data set.
+
+        Args:
+            run: under whose profile it is prepared.
+            name: of the data set; ``None`` takes the one that the run uses.
 
         Raises:
             DataError: ``prepare`` has not prepared this data set, or not as params.yaml has it now.
             StorageError: the manifest is broken.
         """
-        name = run.dataset
+        name = name or run.dataset
         folder = run.paths.prepared / name
         if not (folder / "manifest.json").is_file():
             raise DataError(f"{folder}: data set '{name}' is not prepared; {REMEDY} first")

@@ -52,25 +52,25 @@ class TrainingSamples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
 
 class EvaluationSamples(Dataset[tuple[torch.Tensor, torch.Tensor, str]]):
-    """The validation images as the network sees them, with labels at their own size.
+    """The validation images, normalised as the network takes them, and their labels.
 
     Args:
         data: whose validation split is read.
-        recipe: of the training whose network is scored.
+        network_input: how the network takes images.
     """
 
-    def __init__(self, data: PreparedDataset, recipe: Recipe):
-        self.network_input = NetworkInput.of(data, recipe)
+    def __init__(self, data: PreparedDataset, network_input: NetworkInput):
+        self.network_input = network_input
         self.samples = data.val.samples
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
-        """Normalised image (3, h, w), labels (H, W) uint8, and the sample's name."""
+        """Normalised image (3, h, w), labels (H, W) uint8 at their own size, and the sample's name."""
         sample = self.samples[index]
         image, labels = read_pair(sample)
-        return self.network_input.whole(image), labels, sample.name
+        return self.network_input.normalise(image), labels, sample.name
 
 
 def read_pair(sample: Sample) -> tuple[tv_tensors.Image, tv_tensors.Mask]:

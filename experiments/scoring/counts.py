@@ -91,10 +91,21 @@ class Counter:
         self._images.append(name)
         self._regions.append(np.stack((hits, labelled + predicted - hits, labelled)))
 
+    def add_batch(
+        self, names: Sequence[str], labels: NDArray[np.uint8], predictions: NDArray[np.uint8]
+    ) -> None:
+        """Counts N images of one size: names, and labels and predictions (N, H, W), as in ``add``."""
+        for name, truth, predicted in zip(names, labels, predictions, strict=True):
+            self.add(name, truth, predicted)
+
     def counts(self) -> Counts:
-        """What has been counted so far."""
+        """What has been counted so far: at least one image."""
         regions = np.stack(self._regions)
         return Counts(self._images, self.widths, regions[:, 0], regions[:, 1], regions[:, 2])
+
+    def counts_if_any(self) -> Counts | None:
+        """What has been counted so far; ``None`` if no image has."""
+        return self.counts() if self._images else None
 
 
 @dataclass(frozen=True)
@@ -107,11 +118,14 @@ class Evaluation:
     confusion: Matrix
     bilinear: Counts | None
     """Of the same network with bilinear upsampling in place of its learned one, where it has one."""
+    multi_scale: Counts | None
+    """By the multi-scale protocol, where it is measured."""
 
     def save(self, path: Path) -> None:
         """Writes a compressed ``.npz``, the same bytes for the same counts."""
         arrays: dict[str, Any] = {"digest": np.array(self.digest), "confusion": _smallest(self.confusion)}
-        for prefix, counts in (("", self.counts), ("bilinear_", self.bilinear)):
+        further = {"bilinear_": self.bilinear, "multi_scale_": self.multi_scale}
+        for prefix, counts in {"": self.counts, **further}.items():
             if counts is None:
                 continue
             arrays[f"{prefix}images"] = np.array(counts.images)
@@ -136,7 +150,8 @@ class Evaluation:
                     digest=str(arrays["digest"]),
                     counts=_counts(arrays, ""),
                     confusion=arrays["confusion"].astype(np.int64),
-                    bilinear=_counts(arrays, "bilinear_") if "bilinear_images" in arrays else None,
+                    bilinear=_counts_if_any(arrays, "bilinear_"),
+                    multi_scale=_counts_if_any(arrays, "multi_scale_"),
                 )
         except FileNotFoundError:
             raise storage.StorageError(f"{path}: no such file; {remedy}") from None
@@ -153,6 +168,42 @@ def digest_of(path: Path) -> str | None:
             return str(arrays["digest"])
     except Exception:  # as in ``Evaluation.load``
         return None
+
+
+def merge(digest: str, parts: Sequence[Evaluation]) -> Evaluation:
+    """The evaluation of all images from those of parts of them.
+
+    Args:
+        digest: of the whole.
+        parts: of one network, in the order of their images.
+    """
+    return Evaluation(
+        digest,
+        _joined([part.counts for part in parts]),
+        np.sum([part.confusion for part in parts], axis=0),
+        _joined_if_any([part.bilinear for part in parts]),
+        _joined_if_any([part.multi_scale for part in parts]),
+    )
+
+
+def _joined_if_any(parts: Sequence[Counts | None]) -> Counts | None:
+    known = [part for part in parts if part is not None]
+    return _joined(known) if known else None
+
+
+def _joined(parts: Sequence[Counts]) -> Counts:
+    return Counts(
+        [name for part in parts for name in part.images],
+        parts[0].widths,
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("intersections", "unions", "labelled")
+        ),
+    )
+
+
+def _counts_if_any(arrays: Any, prefix: str) -> Counts | None:
+    return _counts(arrays, prefix) if f"{prefix}images" in arrays else None
 
 
 def _counts(arrays: Any, prefix: str) -> Counts:

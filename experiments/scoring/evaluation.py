@@ -1,4 +1,4 @@
-"""One evaluation: from trained weights to counts by image, and pictures of a few.
+"""One slice of an evaluation: from a network and images to counts by image, and pictures of a few.
 
 Everything in this folder, and in ``samples``, decides what weights score.
 """
@@ -12,155 +12,119 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
-import models
-from experiments.config.run import Run
-from experiments.datasets.base import IGNORE_LABEL, LabelClass
+from experiments.config.protocol import Protocol
 from experiments.running import stopping, storage
 from experiments.running.devices import Devices, open_devices
 from experiments.running.errors import StageError
 from experiments.running.work import Context
-from experiments.samples.prepared import PreparedDataset
+from experiments.samples.network_input import NetworkInput
 from experiments.samples.stream import EvaluationSamples
+from experiments.scoring import networks
 from experiments.scoring.counts import Counter, Evaluation
+from experiments.scoring.networks import ScoreMaps
+from experiments.scoring.pictures import label_picture
+from experiments.scoring.protocols import predict_each
+from experiments.scoring.slices import COUNTS, Scoring
 from models import Segmenter
-from models.parts.layers import upsample
-from models.segmenter import OFFSETS, SCORES
 
 
-def evaluate(
-    context: Context,
-    run: Run,
-    data: PreparedDataset,
-    seed: int,
-    weights: Path,
-    digest: str,
-    gallery: Path | None,
+def score_slice(
+    context: Context, scoring: Scoring, images: range, digest: str, gallery: bool, place: Path
 ) -> str:
-    """Scores one trained network over the validation images and writes its counts.
+    """Scores one network over some of the validation images and writes its counts.
 
     Args:
         context: of the job.
-        run: the experiment.
-        data: whose validation images are used.
-        seed: of the training.
-        weights: file of the trained weights.
+        scoring: what is scored.
+        images: places of the slice's images among all.
         digest: of all that the counts are a function of.
-        gallery: folder for predictions and maps of a few images; ``None`` keeps none.
+        gallery: whether predictions and maps of the images that the report shows are kept.
+        place: folder for all of it.
 
     Returns:
         What to say when it is done.
 
     Raises:
-        StageError: the weights are broken, or belong to another model.
+        StageError: the weights are broken or belong to another model, or the images do not fit the protocol.
     """
     started = time.perf_counter()
-    with open_devices(context.device) as devices:
-        model = load_trained(run, len(data.classes), weights).to(devices.device)
-        if gallery is None:
-            evaluation = _count(context, run, data, model, devices, digest, None)
-        else:
-            with storage.folder(gallery) as folder:
-                evaluation = _count(context, run, data, model, devices, digest, folder)
-    evaluation.save(run.paths.counts(run.key, seed))
+    with open_devices(context.device) as devices, storage.folder(place) as folder:
+        # Convolutions on GPUs would round their inputs to 10 bits; float32 means float32 here.
+        torch.backends.cudnn.allow_tf32 = False
+        model = networks.load(scoring.network).to(devices.device)
+        evaluation = _count(context, scoring, images, model, devices, digest, folder if gallery else None)
+        evaluation.save(folder / COUNTS)
     seconds = time.perf_counter() - started
-    miou = 100 * evaluation.counts.mean_iou()
-    return f"mIoU {miou:.2f} on {len(evaluation.counts.images)} images of {run.dataset}, in {seconds:.1f} s"
+    miou = f"mIoU {100 * evaluation.counts.mean_iou():.2f}"
+    if evaluation.multi_scale is not None:
+        miou += f", multi-scale {100 * evaluation.multi_scale.mean_iou():.2f},"
+    return f"{miou} on {len(images)} images of {scoring.data.name}, in {seconds:.1f} s"
 
 
-def load_trained(run: Run, num_classes: int, weights: Path) -> Segmenter:
-    """A trained model, on the CPU in evaluation mode.
-
-    Raises:
-        StageError: the file is missing, broken, or holds the weights of another model.
-    """
-    remedy = f"run 'python -m experiments.train {run.key}' again"
-    try:
-        tensors = load_file(weights)
-    except FileNotFoundError:
-        raise StageError(f"{weights}: no such file; {remedy}") from None
-    except (SafetensorError, OSError) as error:
-        raise StageError(f"{weights}: does not decode ({storage.reason(error)}); {remedy}") from None
-    model = models.create(run.experiment.model, num_classes, **run.options)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
-        raise StageError(f"{weights}: weights of another model ({first}); {remedy}") from None
-    return model.eval()
-
-
-@torch.inference_mode()
 def _count(
     context: Context,
-    run: Run,
-    data: PreparedDataset,
+    scoring: Scoring,
+    images: range,
     model: Segmenter,
     devices: Devices,
     digest: str,
-    gallery: Path | None,
+    folder: Path | None,
 ) -> Evaluation:
-    """Counts every validation image.
-
-    A model whose upsampling follows predicted offsets is also counted with plain bilinear upsampling of
-    the same scores: the same trained network with and without guidance.
-    """
-    settings, num_classes = run.profile.evaluation, len(data.classes)
-    samples = EvaluationSamples(data, run.recipe)
-    counter = Counter(num_classes, settings.trimap_widths)
-    bilinear: Counter | None = None
-    kept = {samples.samples[i].name for i in evenly_spaced(len(samples), settings.gallery)}
-    loader = DataLoader(samples, settings.batch_size, num_workers=run.profile.training.loader_workers)
+    single_scale, multi_scale = scoring.recipe.single_scale, scoring.recipe.multi_scale
+    samples = EvaluationSamples(scoring.data, NetworkInput.of(scoring.data, scoring.recipe))
+    loader = DataLoader(
+        Subset(samples, images), scoring.settings.batch_size, num_workers=scoring.loader_workers
+    )
+    num_classes, widths = len(scoring.data.classes), scoring.settings.trimap_widths
+    counter, bilinear, averaged = (Counter(num_classes, widths) for _ in range(3))
+    network = ScoreMaps(model, devices, single_scale.precision)
+    shown = scoring.gallery() if folder is not None else set()
     done = 0
-    for images, labels, names in _same_size(loader):
+    for batch, labels, names in _same_size(loader):
         if stopping.requested():
-            raise stopping.Stopped(f"after {done} of {len(samples)} images")
-        with devices.autocast(run.profile.training.precision):
-            output = model(images.to(devices.device))
-        predicted = _best_classes(output.logits, labels.shape)
-        unguided = None
-        if OFFSETS in output.maps:
-            unguided = _best_classes(upsample(output.maps[SCORES], images.shape[-2:]), labels.shape)
-            bilinear = bilinear or Counter(num_classes, settings.trimap_widths)
-        for i, (truth, name) in enumerate(zip(labels.numpy(), names, strict=True)):
-            counter.add(name, truth, predicted[i])
-            if unguided is not None and bilinear is not None:
-                bilinear.add(name, truth, unguided[i])
-            if gallery is not None and name in kept:
-                save_labels(gallery / f"{name}.png", predicted[i], data.classes)
-                maps = {key: value[i].half().cpu().contiguous() for key, value in output.maps.items()}
-                save_file(maps, gallery / f"{name}.safetensors")
+            raise stopping.Stopped(f"after {done} of {len(images)} images")
+        _check_window(single_scale, batch, names[0])
+        inputs, truth, size = batch.to(devices.device), labels.numpy(), tuple(labels.shape[-2:])
+        predicted = [_best_classes(scores) for scores in predict_each(network, inputs, single_scale, size)]
+        counter.add_batch(names, truth, predicted[0])
+        if len(predicted) > 1:
+            bilinear.add_batch(names, truth, predicted[1])
+        if multi_scale is not None:
+            several = ScoreMaps(model, devices, multi_scale.precision)
+            averaged.add_batch(
+                names, truth, _best_classes(predict_each(several, inputs, multi_scale, size)[0])
+            )
+        for i, name in enumerate(names):
+            if folder is not None and name in shown:
+                label_picture(predicted[0][i], scoring.data.classes).save(folder / f"{name}.png")
+                save_file(network.maps(inputs[i : i + 1], single_scale), folder / f"{name}.safetensors")
         done += len(names)
-        context.progress(done / len(samples))
+        context.progress(done / len(images))
     return Evaluation(
-        digest, counter.counts(), counter.confusion, bilinear.counts() if bilinear is not None else None
+        digest, counter.counts(), counter.confusion, bilinear.counts_if_any(), averaged.counts_if_any()
     )
 
 
-def save_labels(path: Path, labels: np.ndarray, classes: tuple[LabelClass, ...]) -> None:
-    """Writes class indices (H, W) as a PNG whose palette shows them in the classes' colours."""
-    picture = Image.fromarray(labels)
-    palette = np.zeros((IGNORE_LABEL + 1, 3), np.uint8)
-    palette[: len(classes)] = [c.colour for c in classes]
-    picture.putpalette(palette.ravel().tolist())
-    picture.save(path)
-
-
-def evenly_spaced(count: int, wanted: int) -> list[int]:
-    """Indices of ``wanted`` of ``count`` images, spread evenly."""
-    wanted = min(wanted, count)
-    return [i * count // wanted for i in range(wanted)]
-
-
-def _best_classes(logits: Tensor, shape: torch.Size) -> np.ndarray:
-    """The best class of each pixel, (N, H, W) uint8, at the size of labels (N, H, W)."""
-    best: np.ndarray = upsample(logits.float(), shape[-2:]).argmax(1).to(torch.uint8).cpu().numpy()
+def _best_classes(scores: Tensor) -> np.ndarray:
+    """The best class of each pixel, (N, H, W) uint8, of scores (N, K, H, W)."""
+    best: np.ndarray = scores.argmax(1).to(torch.uint8).cpu().numpy()
     return best
+
+
+def _check_window(protocol: Protocol, images: Tensor, name: str) -> None:
+    """Raises ``StageError`` if not even the largest of the resized images reaches the window's size."""
+    if protocol.window is None:
+        return
+    height, width = max(protocol.input_sizes(*images.shape[-2:]))
+    if protocol.window[0] > height and protocol.window[1] > width:
+        raise StageError(
+            f"single_scale.window: {protocol.window[0]} x {protocol.window[1]} is larger than image "
+            f"'{name}', {height} x {width} (height x width); give recipe or profile a smaller one, or null"
+        )
 
 
 def _same_size(loader: DataLoader[Any]) -> Iterator[Any]:

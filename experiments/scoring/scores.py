@@ -8,10 +8,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from experiments.config.run import Run
 from experiments.datasets.base import LabelClass
-from experiments.running import storage
+from experiments.running import digests, paths, storage
 from experiments.samples.identity import Identities
 from experiments.scoring.counts import Counts, Evaluation
+from experiments.scoring.slices import SlicedEvaluation
 
 REMEDY = "run 'python -m experiments.evaluate {key}'"
 
@@ -42,6 +44,7 @@ def write_scores(key: str, seeds: Sequence[int], identities: Identities, path: P
         "profile": run.profile_name,
         "dataset": run.dataset,
         "split": data.val.released,
+        "protocol": run.protocols(),
         "same_training_as": identities.same_training_as(key, seeds[0]),
         "same_scores_as": identities.same_scores_as(key, seeds[0]),
         **_over_seeds(by_seed),
@@ -49,6 +52,62 @@ def write_scores(key: str, seeds: Sequence[int], identities: Identities, path: P
     }
     storage.write_json(path, result)
     return result
+
+
+def write_released_scores(key: str, evaluation: SlicedEvaluation, settings: str) -> Path:
+    """Sums and writes the scores of a checkpoint that authors released.
+
+    Args:
+        key: of the experiment.
+        evaluation: of the checkpoint, done.
+        settings: digest of what decides the scores, beside the file and the images.
+
+    Returns:
+        Where to.
+    """
+    scoring = evaluation.scoring
+    checkpoint = scoring.network.weights
+    path = paths.released_scores(key)
+    storage.write_json(
+        path,
+        {
+            "experiment": key,
+            "checkpoint": checkpoint.name,
+            "checkpoint_sha256": digests.of_file(checkpoint),
+            "dataset": scoring.data.name,
+            "split": scoring.data.val.released,
+            "protocol": scoring.recipe.model_dump(mode="json", include={"single_scale", "multi_scale"}),
+            "settings": settings,
+            "digest": evaluation.digest,
+            **scores_of(Evaluation.load(evaluation.counts), scoring.data.classes),
+        },
+    )
+    return path
+
+
+def read_released_scores(run: Run, settings: str) -> Any:
+    """The scores of an experiment's released checkpoint, if code and recipe are still the same.
+
+    Args:
+        run: of the experiment.
+        settings: as in ``write_released_scores``.
+
+    Returns:
+        What was written, or why there is nothing to show, as a string; empty where nothing was ever scored.
+    """
+    path = paths.released_scores(run.key)
+    remedy = f"run 'python -m experiments.evaluate {run.key} --checkpoint FILE' again"
+    if not path.is_file():
+        return ""
+    try:
+        scores = storage.read_json(path, remedy)
+        found = scores["settings"]
+        float(scores["miou"])
+    except storage.StorageError as error:
+        return str(error)
+    except (KeyError, TypeError, ValueError):
+        return f"{path}: not scores of this edition; {remedy}"
+    return scores if found == settings else f"{path}: scored with another recipe or code; {remedy}"
 
 
 def scores_of(evaluation: Evaluation, classes: Sequence[LabelClass]) -> dict[str, Any]:
@@ -62,6 +121,8 @@ def scores_of(evaluation: Evaluation, classes: Sequence[LabelClass]) -> dict[str
     if evaluation.bilinear is not None:
         scores["miou_bilinear"] = _number(evaluation.bilinear.mean_iou())
         scores["boundary_iou_bilinear"] = _by_width(evaluation.bilinear)
+    if evaluation.multi_scale is not None:
+        scores["miou_ms"] = _number(evaluation.multi_scale.mean_iou())
     return scores | {
         "class_iou": {c.name: _number(iou) for c, iou in zip(classes, counts.class_iou(), strict=True)},
         "image_iou": {
@@ -113,7 +174,7 @@ def _by_width(counts: Counts) -> dict[str, float | None]:
 def _over_seeds(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the seeds, and the mIoU's standard deviation where there are several."""
     means: dict[str, Any] = {}
-    for name in ("miou", "miou_bilinear", "pixel_accuracy"):
+    for name in ("miou", "miou_ms", "miou_bilinear", "pixel_accuracy"):
         if name in seeds[0]:
             means[name] = _mean([seed[name] for seed in seeds])
     if len(seeds) > 1 and means["miou"] is not None:
