@@ -83,49 +83,24 @@ def create(name: str, num_classes: int, **options: Any) -> Segmenter:
 def load_released(model: Segmenter, state_dict: dict[str, Tensor]) -> None:
     """Loads a checkpoint that the paper's authors released, under their parameter names.
 
-    The images have to be what the authors feed theirs: RGB, for SeMask with ImageNet's mean and
-    deviation, for AlignSeg from 0 to 255 less the mean alone.
+    The images have to be what the authors feed theirs: for SeMask RGB with ImageNet's mean and deviation,
+    for AlignSeg BGR from 0 to 255 less the mean (104.00698793, 116.66876762, 122.67891434) alone.
 
     Args:
-        model: a model built by ``create`` in the configuration of the checkpoint.
+        model: a model built by ``create`` in the configuration of the checkpoint. AlignSeg needs
+            ``alignment="released"``; SeMask's COCO-Stuff checkpoints have 171 classes and
+            ``prior_classes=150``.
         state_dict: the checkpoint's tensors, in the authors' names.
 
     Raises:
-        ValueError: the authors released no checkpoint for this model, or a tensor is missing, is
-            left over or has another shape; the message names it. The model is then unchanged.
+        ValueError: the authors released no checkpoint for this model or for its options, or a tensor is
+            missing, is left over or has another shape; the message names it. The model is then unchanged.
     """
-    rename = getattr(model, "released_names", None)
     name = type(model).__name__
-    if rename is None:
+    released = model.released_format()
+    if released is None:
         raise ValueError(f"{name}: its authors' checkpoint format is not known")
-    own = model.state_dict()
-    renamed: dict[str, Tensor] = {}
-    theirs: dict[str, str] = {}
-    for key, tensor in state_dict.items():
-        if not isinstance(tensor, Tensor):
-            hint = "; give what stands under 'state_dict'" if "state_dict" in state_dict else ""
-            raise ValueError(
-                f"released checkpoint: {key!r} holds a {type(tensor).__name__}, expected a tensor{hint}"
-            )
-        ours = rename(key)
-        if ours is None or (ours and ours not in own):
-            raise ValueError(f"released checkpoint: {key!r} has no counterpart in this {name}")
-        if ours:  # not "": a tensor that follows from the configuration, such as an index table
-            renamed[ours], theirs[ours] = tensor, key
-    for key, tensor in own.items():
-        if key.endswith("num_batches_tracked"):  # absent from checkpoints older than PyTorch 0.4.1
-            renamed.setdefault(key, tensor)
-        if key not in renamed:
-            raise ValueError(f"released checkpoint: nothing in it for {key!r} of this {name}")
-    for key, tensor in own.items():
-        found, expected = tuple(renamed[key].shape), tuple(tensor.shape)
-        if found == expected:
-            continue
-        message = f"released checkpoint: {theirs[key]!r} has shape {found}, the model needs {expected}"
-        if found[1:] == expected[1:] and expected[0] == model.num_classes:
-            message += f"; create the model with num_classes={found[0]} instead of {expected[0]}"
-        raise ValueError(message)
-    model.load_state_dict(renamed)
+    model.load_state_dict(released.translate(state_dict, model.state_dict(), name))
 
 
 def nearest(word: str, valid: list[str]) -> str:

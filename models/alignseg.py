@@ -1,11 +1,12 @@
 """AlignSeg: Feature-Aligned Segmentation Networks (Huang et al., TPAMI 2021, arXiv 2003.00872).
 
 The architecture was read in the authors' repository, parameter by parameter; a checkpoint that
-they released loads by renaming (``models.load_released``).
+they released loads by ``models.load_released``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ from models import backbones
 from models.parts.alignment import Alignment, FeatureAlignment
 from models.parts.context import ContextKind, create_context, leaky_relu
 from models.parts.layers import ConvNormAct, upsample
+from models.released import ReleasedFormat
 from models.segmenter import Prediction, Segmenter, check_images
 
 Shifted = Literal["both", "deep", "none"]
@@ -136,6 +138,7 @@ class AlignSeg(Segmenter):
     ):
         _check_options(align_fa, context, context_size, alignment, auxiliary_weight, channels)
         super().__init__(num_classes, {"auxiliary": auxiliary_weight})
+        self.alignment = alignment
         self.backbone = backbones.create(backbone, pretrained=pretrained)
         for module in self.backbone.modules():
             if isinstance(module, nn.MaxPool2d):
@@ -195,13 +198,33 @@ class AlignSeg(Segmenter):
                 auxiliary["auxiliary"] = upsample(self.auxiliary_head(running), size, align_corners=True)
         return Prediction(upsample(self.head(running), size, align_corners=True), auxiliary, maps)
 
-    def released_names(self, key: str) -> str | None:
-        """Our name of a tensor in the authors' checkpoints; ``None`` for one that has none."""
-        module, _, tensor = key.rpartition(".")
-        if module.startswith("layer"):  # timm names the inside of a ResNet's stages as they do
-            return f"backbone.trunk.{key}"
-        ours = _RELEASED_MODULES.get(module)
-        return None if ours is None else f"{ours}.{tensor}"
+    def released_format(self) -> ReleasedFormat:
+        """See ``Segmenter``.
+
+        The norms of the authors' network, the backbone's included, scale by |weight| + eps (they are in-place
+        activated ones). That is what a weight becomes here, negative or not; training it further may take it
+        through zero, which theirs never gets to.
+        """
+        if self.alignment != "released":
+            raise ValueError(
+                f"AlignSeg: alignment is {self.alignment!r}, and the authors' checkpoints were trained with "
+                "'released'; create the model with alignment='released'"
+            )
+        return ReleasedFormat(
+            {
+                r"layer(\d)": "backbone.trunk.layer{0}",  # timm names the inside of a ResNet's stages alike
+                **{re.escape(theirs): ours for theirs, ours in _RELEASED_MODULES.items()},
+            },
+            self._released_value,
+            {r"^(auxiliary_)?head\.4\.": ("num_classes", 0)},
+        )
+
+    def _released_value(self, name: str, tensor: Tensor) -> Tensor:
+        module, _, kind = name.rpartition(".")
+        norm = self.get_submodule(module)
+        if kind == "weight" and isinstance(norm, nn.BatchNorm2d):
+            return tensor.abs() + norm.eps
+        return tensor
 
 
 def _check_options(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import backbones
+from models.released import ReleasedFormat
 
 IGNORE_LABEL = 255
 """Pixels with this label take part in no loss and in no metric."""
@@ -109,6 +110,14 @@ class Segmenter(nn.Module):
             if name not in ("num_classes", "pretrained")
         }
         return defaults | options
+
+    def released_format(self) -> ReleasedFormat | None:
+        """How this model reads its authors' checkpoints; ``None`` where they have released none.
+
+        Raises:
+            ValueError: an option that their checkpoints were not trained with.
+        """
+        return None
 
     def forward(self, images: Tensor) -> Prediction:
         """Segments normalised RGB images (N, 3, H, W) of any height and width."""

@@ -13,21 +13,22 @@ Semantic Layers of T add 3.2 G to the 38.4 G multiply-accumulates of the plain o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models import backbones
 from models.backbones.hierarchical import HierarchicalTransformer
 from models.backbones.mix_transformer import DEPTHS, MixTransformer
 from models.backbones.swin import NANO, Swin, is_swin
-from models.decoders.mask_classification import MaskDecoder
+from models.decoders.mask_classification import MaskDecoder, with_prefix
 from models.decoders.semantic_fpn import SemanticFPN
 from models.parts.layers import upsample
-from models.parts.semantic_layer import SemanticLayer, semantic_decoder
-from models.segmenter import Prediction, Segmenter, check_images, cross_entropy
+from models.parts.semantic_layer import SemanticLayer, SemanticStart, semantic_decoder
+from models.released import ReleasedFormat
+from models.segmenter import IGNORE_LABEL, Prediction, Segmenter, check_images, cross_entropy
 
 BACKBONES = (NANO, *DEPTHS)
 """Backbones that are not timm's: the stand-in and Mix Transformer. Every Swin of timm is valid too."""
@@ -37,7 +38,11 @@ DecoderKind = Literal["fpn", "maskformer", "mask2former", "fapn", "msfapn"]
 
 
 MOST_CLASSES_IN_WINDOWS = 19
-"""With more, the authors let the deep stages of some backbones attend over the whole map."""
+"""With more, the authors' Semantic FPN models of some widths attend over the whole map in deep stages."""
+CLASSES_OF_ADE20K = 150
+"""The number of classes at which the authors' Mask2Former attends over the whole map in the last stage."""
+MASK_DECODER_MULTIPLE = 32
+"""What the authors pad the sides of an image to before a decoder of masks sees it."""
 
 
 class SeMaskEncoder(nn.Module):
@@ -99,11 +104,15 @@ class SeMaskSegmenter(Segmenter):
         decoder: ``fpn`` (Semantic FPN), ``maskformer``, ``mask2former``, and ``mask2former`` with a
             feature-aligned pyramid, ``fapn`` or ``msfapn``. All but ``fpn`` need ``transformers``.
         attention: ``window`` attends within the backbone's windows, ``global`` over the whole map (in
-            stage 1 of a 512 x 512 image that takes 1 GB of scores). ``auto``, the authors' rule, is global
-            in stages 3 and 4 of Swin-T, S and L (not B) where K exceeds 19, else within windows. Mix
-            Transformer, which has no windows, takes those of 7 (inferred).
+            stage 1 of a 512 x 512 image that takes 1 GB of scores). ``auto`` is the authors' rule, see
+            ``released_windows``. Mix Transformer, which has no windows, takes those of 7 (inferred).
         fixed_lambda: weight of the semantic attention in a Semantic Layer, in place of the one that is
             learned from 0. Fixed at 0, the prior maps are predicted and not fed back.
+        semantic_start: ``drawn`` as the authors' Semantic FPN models start, ``zero`` as their other ones
+            do. From ``zero``, with a lambda that is learned, neither lambda nor the projection behind the
+            attention ever gets a gradient: the attention stays off, as in the released models.
+        prior_classes: number of classes of the prior maps; by default K. The authors' COCO-Stuff models
+            have 150 beside 171, and the classes beyond do not take part in the priors' loss.
         prior_weight: weight of the loss on the sum of the prior maps; 0 leaves them without
             supervision.
         guided_upsampling: Semantic FPN's scores go to full size by GUN's guided upsampling.
@@ -113,7 +122,7 @@ class SeMaskSegmenter(Segmenter):
         ValueError: a backbone that is not a hierarchical transformer, or an option outside its range.
     """
 
-    training_only = frozenset({"prior_weight", "drop_path"})
+    training_only = frozenset({"prior_weight", "semantic_start", "drop_path"})
 
     def __init__(
         self,
@@ -125,18 +134,29 @@ class SeMaskSegmenter(Segmenter):
         decoder: DecoderKind = "fpn",
         attention: AttentionKind = "auto",
         fixed_lambda: float | None = None,
+        semantic_start: SemanticStart = "drawn",
+        prior_classes: int | None = None,
         prior_weight: float = 0.4,
         guided_upsampling: bool = False,
         drop_path: float = 0.3,
     ):
         super().__init__(num_classes, {"priors": prior_weight})
         check_options(semantic_stages, decoder, attention, prior_weight, guided_upsampling, drop_path)
+        if semantic_start not in get_args(SemanticStart):
+            raise ValueError(
+                f"semantic_start is {semantic_start!r}; expected one of {', '.join(get_args(SemanticStart))}"
+            )
+        if prior_classes is not None and prior_classes < 1:
+            raise ValueError(f"prior_classes is {prior_classes}; expected at least 1, or none for K")
         self.check_backbone(backbone)
         transformer = MixTransformer if backbone in DEPTHS else Swin
         trunk: HierarchicalTransformer = transformer(backbone, pretrained, drop_path)
-        windows = semantic_windows(attention, trunk, num_classes)
+        self.prior_classes = num_classes if prior_classes is None else prior_classes
+        windows = semantic_windows(attention, decoder, trunk, self.prior_classes)
         layers = [
-            SemanticLayer(channels, num_classes, window, fixed_lambda) if stage in semantic_stages else None
+            SemanticLayer(channels, self.prior_classes, window, fixed_lambda, semantic_start)
+            if stage in semantic_stages
+            else None
             for stage, (channels, window) in enumerate(zip(trunk.channels, windows, strict=True), 1)
         ]
         self.encoder = SeMaskEncoder(trunk, layers)
@@ -155,56 +175,77 @@ class SeMaskSegmenter(Segmenter):
 
     @classmethod
     def settled_options(cls, num_classes: int, **options: Any) -> dict[str, Any]:
-        """See ``Segmenter``. Up to 19 classes the authors' rule is attention within windows everywhere."""
+        """See ``Segmenter``. Where the authors' rule is attention within windows everywhere, it is that."""
         settled = super().settled_options(num_classes, **options)
         settled["semantic_stages"] = sorted(settled["semantic_stages"])
-        if settled["attention"] == "auto" and num_classes <= MOST_CLASSES_IN_WINDOWS:
+        settled["prior_classes"] = settled["prior_classes"] or num_classes
+        if settled["attention"] == "auto" and not any(
+            released_windows(settled["decoder"], True, settled["prior_classes"])
+        ):
             settled["attention"] = "window"
         silent = set()
         if not settled["semantic_stages"]:
-            silent |= {"attention", "fixed_lambda", "prior_weight"}
+            silent |= {"attention", "fixed_lambda", "semantic_start", "prior_classes", "prior_weight"}
         return {name: value for name, value in settled.items() if name not in silent}
 
     def forward(self, images: Tensor) -> Prediction:
         """Segments normalised RGB images (N, 3, H, W) of any height and width.
 
         The maps are each stage's prior, ``prior_1`` to ``prior_4`` (N, K, ~H / 4 .. 32, ~W / 4 .. 32),
-        and their sum ``priors`` (N, K, ~H / 4, ~W / 4), all of them class scores.
+        and their sum ``priors`` (N, K, ~H / 4, ~W / 4), all of them class scores. With a decoder of masks
+        ``auxiliary`` covers the image with its padding, at the right and bottom, to multiples of 32.
         """
         check_images(images)
+        height, width = images.shape[-2:]
+        images = self.padded(images)
         features, priors = self.encoder(images)
         prediction: Prediction = self.decoder(features, images.shape[-2:])
-        prediction.maps.update({f"prior_{stage}": prior.detach() for stage, prior in priors.items()})
+        prediction.logits = prediction.logits[..., :height, :width]
+        maps = {f"prior_{stage}": prior for stage, prior in priors.items()}
         if priors:
-            summed = semantic_decoder(priors, [x.shape[-2:] for x in features])
-            prediction.maps["priors"] = summed.detach()
+            maps["priors"] = semantic_decoder(priors, [x.shape[-2:] for x in features])
             if self.training and self.auxiliary_weights["priors"]:
-                prediction.auxiliary["priors"] = summed
+                prediction.auxiliary["priors"] = maps["priors"]
+        for name, prior in maps.items():
+            stride = 4 if name == "priors" else 2 ** (int(name[-1]) + 1)
+            prediction.maps[name] = prior.detach()[..., : -(-height // stride), : -(-width // stride)]
         return prediction
 
-    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
-        """See ``Segmenter.loss``. A mask decoder's own terms take the place of the one on the scores."""
+    def padded(self, x: Tensor, value: float = 0) -> Tensor:
+        """Images or labels (.., H, W), filled up at the right and bottom to a size that the decoder takes."""
         if not isinstance(self.decoder, MaskDecoder):
-            return super().loss(prediction, labels)
-        terms = self.decoder.loss(prediction, labels)
-        if "priors" in prediction.auxiliary:
-            scores = upsample(prediction.auxiliary["priors"], labels.shape[-2:])
-            terms["priors"] = self.auxiliary_weights["priors"] * cross_entropy(scores, labels)
-        return terms
+            return x
+        right, bottom = (-side % MASK_DECODER_MULTIPLE for side in (x.shape[-1], x.shape[-2]))
+        return F.pad(x, (0, right, 0, bottom), value=value) if right or bottom else x
 
-    def released_names(self, key: str) -> str | None:
-        """Our name of a tensor in the authors' Semantic FPN checkpoints.
+    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
+        """See ``Segmenter.loss``. A mask decoder's own terms take the place of the one on the scores.
 
-        Empty for the window offsets that their blocks store and timm's compute; ``None`` for a name
-        that has no counterpart.
+        Their weights are the authors', which normalise the masks' losses by the number of masks; the priors,
+        which the authors' decoders of masks upsample with aligned corners, never align them here.
         """
-        if key.endswith(".attn.relative_position_index"):
-            return ""
-        for theirs, ours in _RELEASED_NAMES.items():
-            if match := re.match(theirs + r"(?=\.|$)", key):
-                following = int(match[1]) + 1 if match.groups() else None
-                return ours.format(*match.groups(), following=following) + key[match.end() :]
-        return None
+        terms = {}
+        if "priors" in prediction.auxiliary:
+            seen = labels.masked_fill(labels >= self.prior_classes, IGNORE_LABEL)
+            seen = self.padded(seen, IGNORE_LABEL)
+            scores = upsample(prediction.auxiliary["priors"], seen.shape[-2:])
+            terms["priors"] = self.auxiliary_weights["priors"] * cross_entropy(scores, seen)
+        if isinstance(self.decoder, MaskDecoder):
+            return self.decoder.loss(prediction, self.padded(labels, IGNORE_LABEL)) | terms
+        scores_only = Prediction(prediction.logits, maps=prediction.maps)
+        return super().loss(scores_only, labels) | terms
+
+    def released_format(self) -> ReleasedFormat:
+        """See ``Segmenter``. Semantic FPN's are those of mmsegmentation, the others those of detectron2."""
+        decoder: Any = self.decoder
+        beyond = int(isinstance(decoder, MaskDecoder))
+        return ReleasedFormat(
+            _ENCODER_NAMES | with_prefix("", "decoder.", decoder.released_names()),
+            class_options={
+                r"^encoder\.semantic_layers\.\d\.attention\.(query|key)\.": ("prior_classes", 0),
+                r"^decoder\.(classifier|criterion)\.": ("num_classes", beyond),
+            },
+        )
 
 
 def check_options(
@@ -233,13 +274,29 @@ def check_options(
         raise ValueError(f"drop_path is {drop_path}; expected a rate from 0 to below 1")
 
 
+def released_windows(decoder: DecoderKind, prefers_global: bool, prior_classes: int) -> list[bool]:
+    """For each stage whether the authors' Semantic Layer attends over the whole map, not within windows.
+
+    Read in the four code bases of their repository: with Semantic FPN in stages 3 and 4 where the backbone is
+    Swin-T, S or L and there are more than 19 classes; with MaskFormer in stage 4; with Mask2Former in stage 4
+    if there are 150 classes; with FaPN and MSFaPN in stages 3 and 4.
+    """
+    first = {
+        "fpn": 3 if prefers_global and prior_classes > MOST_CLASSES_IN_WINDOWS else 5,
+        "maskformer": 4,
+        "mask2former": 4 if prior_classes == CLASSES_OF_ADE20K else 5,
+        "fapn": 3,
+        "msfapn": 3,
+    }[decoder]
+    return [stage >= first for stage in (1, 2, 3, 4)]
+
+
 def semantic_windows(
-    attention: AttentionKind, trunk: HierarchicalTransformer, num_classes: int
+    attention: AttentionKind, decoder: DecoderKind, trunk: HierarchicalTransformer, prior_classes: int
 ) -> list[int | None]:
     """For each stage the side of the Semantic Layer's windows, ``None`` for the whole map."""
-    deep_is_global = trunk.prefers_global and num_classes > MOST_CLASSES_IN_WINDOWS
     is_global = {
-        "auto": [False, False, deep_is_global, deep_is_global],
+        "auto": released_windows(decoder, trunk.prefers_global, prior_classes),
         "window": [False] * 4,
         "global": [True] * 4,
     }[attention]
@@ -264,14 +321,15 @@ def create_decoder(
 
 
 _LAYER = r"backbone\.layers\.(\d)\."
-_THEIRS, _OURS = _LAYER + r"semantic_layer\.", "encoder.semantic_layers.{following}."
-_SCALE_HEAD = r"decode_head\.scale_heads\.(\d)\.(\d)\."
+_THEIRS, _OURS = _LAYER + r"semantic_layer\.", "encoder.semantic_layers.{next_0}."
 
-_RELEASED_NAMES = {
+_ENCODER_NAMES: dict[str, str | Sequence[str]] = {
+    # What their blocks store and timm's compute.
+    _LAYER + r"blocks\.(\d+)\.attn\.relative_position_index": (),
     r"backbone\.patch_embed": "encoder.stages.0.downsample",
     _LAYER + "blocks": "encoder.stages.{0}.blocks",
     # Theirs merges patches at the end of a stage, timm's at the beginning of the next.
-    _LAYER + "downsample": "encoder.stages.{following}.downsample",
+    _LAYER + "downsample": "encoder.stages.{next_0}.downsample",
     # Ours are named by the stage's number, counted from 1.
     _THEIRS + "norm1": _OURS + "norm",
     _THEIRS + r"class_injection\.0\.mlp_cls_q": _OURS + "attention.query",
@@ -280,10 +338,7 @@ _RELEASED_NAMES = {
     _THEIRS + r"class_injection\.0\.mlp_res": _OURS + "attention.projection",
     _THEIRS + r"class_injection\.0\.gamma": _OURS + "attention.lambda_",
     r"backbone\.norm(\d)": "encoder.norms.{0}",
-    _SCALE_HEAD + "conv": "decoder.scale_heads.{0}.{1}.0",
-    _SCALE_HEAD + "bn": "decoder.scale_heads.{0}.{1}.1",
-    r"decode_head\.conv_seg": "decoder.classifier",
 }
-"""Beginnings of the authors' parameter names, and of ours."""
+"""Beginnings of the authors' parameter names, as regular expressions, and of ours."""
 
 MODEL = SeMaskSegmenter

@@ -431,7 +431,7 @@ def test_the_main_model_has_the_authors_parameters() -> None:
 
 def test_a_released_checkpoint_lands_where_its_names_say() -> None:
     released = checkpoint((3, 4, 6, 3))
-    model = AlignSeg(19, backbone="resnet50s")
+    model = AlignSeg(19, backbone="resnet50s", alignment="released")
     models.load_released(model, released)
 
     places = {
@@ -454,7 +454,46 @@ def test_a_released_checkpoint_lands_where_its_names_say() -> None:
     for theirs, ours in places.items():
         assert torch.equal(state[ours], released[theirs]), theirs
     loaded = torch.cat([tensor.flatten()[:1] for tensor in state.values() if tensor.ndim])
-    assert sorted(loaded.tolist()) == list(range(len(released)))
+    # The weights of norms are larger by their eps.
+    assert sorted(loaded.round().tolist()) == list(range(len(released)))
+
+
+def test_every_norm_of_a_released_checkpoint_scales_by_the_weights_size_plus_eps() -> None:
+    random = torch.Generator().manual_seed(0)
+    released = {
+        name: 0.1 * torch.randn(shape, generator=random) + name.endswith("running_var")
+        for name, shape in released_names((3, 4, 6, 3), 19)
+    }
+    model = AlignSeg(19, backbone="resnet50s", alignment="released").eval()
+    models.load_released(model, released)
+    state = model.state_dict()
+    places = {
+        "bn3.weight": "backbone.trunk.bn1.weight",
+        "layer2.0.downsample.1.weight": "backbone.trunk.layer2.0.downsample.1.weight",
+        "head.1.weight": "head.1.weight",
+    }
+    for theirs, ours in places.items():
+        assert (released[theirs] < 0).any()
+        assert torch.equal(state[ours], released[theirs].abs() + 1e-5)
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        weight, bias, mean, variance = (
+            released[f"RRB1a.{name}.{tensor}"][:, None, None]
+            for tensor in ("weight", "bias", "running_mean", "running_var")
+        )
+        y = (x - mean) / (variance + 1e-5).sqrt() * (weight.abs() + 1e-5) + bias
+        return torch.where(y > 0, y, 0.01 * y)
+
+    x = torch.randn(1, 256, 6, 5, generator=random)
+    unified = F.conv2d(x, released["RRB1a.unify.weight"])
+    hidden = norm(F.conv2d(unified, released["RRB1a.residual.0.weight"], padding=1), "residual.1")
+    residual = F.conv2d(hidden, released["RRB1a.residual.2.weight"], padding=1)
+    torch.testing.assert_close(model.refine(x), norm(unified + residual, "norm"))
+
+
+def test_the_corrected_alignment_takes_no_released_checkpoint() -> None:
+    with pytest.raises(ValueError, match="create the model with alignment='released'"):
+        models.load_released(meta_model(), checkpoint())
 
 
 @pytest.mark.parametrize(
@@ -474,5 +513,5 @@ def test_a_checkpoint_that_does_not_fit_gets_one_line(change: Any, options: Any,
     released = checkpoint()
     change(released)
     with pytest.raises(ValueError, match=complaint) as error:
-        models.load_released(meta_model(**options), released)
+        models.load_released(meta_model(**{"alignment": "released", **options}), released)
     assert "\n" not in str(error.value)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from released_checkpoints import semask_checkpoint
 from torch import Tensor
 
 import models
@@ -24,8 +24,8 @@ NANO_OPTIONS: dict[str, Any] = {
     "window_size": 4,
 }
 SWIN = {
-    "T": "swin_tiny_patch4_window7_224",
-    "S": "swin_small_patch4_window7_224",
+    "T": "swin_tiny_patch4_window7_224.ms_in1k",
+    "S": "swin_small_patch4_window7_224.ms_in1k",
     "B": "swin_base_patch4_window12_384.ms_in22k",
     "L": "swin_large_patch4_window12_384.ms_in22k",
 }
@@ -321,62 +321,16 @@ def test_every_own_backbone_can_be_built() -> None:
 # The authors' checkpoints
 
 
-def released(num_classes: int = 5, width: int = 32, depth: int = 2, side: int = 4) -> dict[str, Tensor]:
-    """A made-up checkpoint in the authors' names, for the shapes of ``swin_nano``."""
-    random = torch.Generator().manual_seed(3)
-
-    def norm(name: str, channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}.weight", (channels,)
-        yield f"{name}.bias", (channels,)
-
-    def linear(name: str, out: int, channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}.weight", (out, channels)
-        yield f"{name}.bias", (out,)
-
-    def shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield "backbone.patch_embed.proj.weight", (width, 3, 4, 4)
-        yield "backbone.patch_embed.proj.bias", (width,)
-        yield from norm("backbone.patch_embed.norm", width)
-        for i in range(4):
-            c, stage = width << i, f"backbone.layers.{i}"
-            for block in (f"{stage}.blocks.{j}" for j in range(depth)):
-                yield from norm(f"{block}.norm1", c)
-                yield f"{block}.attn.relative_position_bias_table", ((2 * side - 1) ** 2, 2 << i)
-                yield from linear(f"{block}.attn.qkv", 3 * c, c)
-                yield from linear(f"{block}.attn.proj", c, c)
-                yield from norm(f"{block}.norm2", c)
-                yield from linear(f"{block}.mlp.fc1", 4 * c, c)
-                yield from linear(f"{block}.mlp.fc2", c, 4 * c)
-            yield from norm(f"{stage}.semantic_layer.norm1", c)
-            attention = f"{stage}.semantic_layer.class_injection.0"
-            yield from linear(f"{attention}.mlp_cls_q", num_classes, c)
-            yield from linear(f"{attention}.mlp_cls_k", num_classes, c)
-            yield from linear(f"{attention}.mlp_v", c, c)
-            yield from linear(f"{attention}.mlp_res", c, c)
-            yield f"{attention}.gamma", (1,)
-            if i < 3:
-                yield from norm(f"{stage}.downsample.norm", 4 * c)
-                yield f"{stage}.downsample.reduction.weight", (2 * c, 4 * c)
-            yield from norm(f"backbone.norm{i}", c)
-            for j in range(max(1, i)):
-                module = f"decode_head.scale_heads.{i}.{2 * j}"
-                yield f"{module}.conv.weight", (64, 64 if j else c, 3, 3)
-                yield from norm(f"{module}.bn", 64)
-                yield f"{module}.bn.running_mean", (64,)
-                yield f"{module}.bn.running_var", (64,)
-        yield "decode_head.conv_seg.weight", (num_classes, 64, 1, 1)
-        yield "decode_head.conv_seg.bias", (num_classes,)
-
-    return {name: torch.randn(shape, generator=random) for name, shape in shapes()}
-
-
 def test_a_released_checkpoint_is_loaded_by_renaming_alone() -> None:
-    model, checkpoint = semask(), released()
+    model, checkpoint = semask(), semask_checkpoint()
     models.load_released(model, checkpoint)
     own = {name: x for name, x in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    assert {model.released_names(name) for name in checkpoint} == set(own)
-    for name, tensor in checkpoint.items():
-        assert torch.equal(own[str(model.released_names(name))], tensor)
+    names = {theirs: model.released_format().ours(theirs) for theirs in checkpoint}
+    for theirs, ours in names.items():
+        assert (
+            ours == () if theirs.endswith("position_index") else torch.equal(own[ours[0]], checkpoint[theirs])
+        )
+    assert {name for ours in names.values() for name in ours} == set(own)
 
 
 @pytest.mark.parametrize(
@@ -391,34 +345,38 @@ def test_a_released_checkpoint_is_loaded_by_renaming_alone() -> None:
     ],
 )
 def test_names_of_equal_shape_are_not_mixed_up(theirs: str, ours: str) -> None:
-    assert str(semask().released_names(theirs)).endswith(ours)
+    assert str(semask().released_format().ours(theirs)).endswith(f"{ours}',)")
 
 
 def test_a_released_checkpoint_that_does_not_fit_is_refused_by_name() -> None:
     model = semask()
     before = model.state_dict()["decoder.classifier.weight"].clone()
-    missing = released()
+    missing = semask_checkpoint()
     del missing["backbone.layers.3.semantic_layer.class_injection.0.gamma"]
     with pytest.raises(ValueError, match=r"semantic_layers\.4\.attention\.lambda_"):
         models.load_released(model, missing)
     for extra in ("backbone.layers.3.downsample.norm.weight", "decode_head.auxiliary.weight"):
         with pytest.raises(ValueError, match=rf"'{re.escape(extra)}' has no counterpart in this SeMask"):
-            models.load_released(model, released() | {extra: torch.zeros(1)})
+            models.load_released(model, semask_checkpoint() | {extra: torch.zeros(1)})
     classes = r"class_injection.*\(7, 32\).*num_classes=7 instead of 5"
     with pytest.raises(ValueError, match=classes):
-        models.load_released(model, released(num_classes=7))
+        models.load_released(model, semask_checkpoint(num_classes=7))
     with pytest.raises(ValueError, match=r"'decode_head\.conv_seg\.bias' has shape \(4, 4\).*needs \(5,\)$"):
-        models.load_released(model, released() | {"decode_head.conv_seg.bias": torch.zeros(4, 4)})
+        models.load_released(model, semask_checkpoint() | {"decode_head.conv_seg.bias": torch.zeros(4, 4)})
     with pytest.raises(ValueError, match=r"'meta' holds a dict.*stands under 'state_dict'"):
-        models.load_released(model, {"meta": {}, "state_dict": released()})  # type: ignore[dict-item]
+        models.load_released(model, {"meta": {}, "state_dict": semask_checkpoint()})  # type: ignore[dict-item]
     assert torch.equal(model.state_dict()["decoder.classifier.weight"], before)
 
 
-def test_window_offsets_of_a_released_checkpoint_are_recomputed_not_loaded() -> None:
-    index = torch.zeros(16, 16, dtype=torch.int64)
-    models.load_released(
-        semask(), released() | {"backbone.layers.0.blocks.1.attn.relative_position_index": index}
-    )
+def test_the_priors_of_a_released_checkpoint_may_have_fewer_classes() -> None:
+    checkpoint = semask_checkpoint(num_classes=7, prior_classes=5)
+    with pytest.raises(ValueError, match=r"with prior_classes=5 instead of 7$"):
+        models.load_released(semask(7), checkpoint)
+    model = semask(7, prior_classes=5)
+    models.load_released(model, checkpoint)
+    prediction = model.eval()(images())
+    assert prediction.logits.shape[1] == 7
+    assert prediction.maps["priors"].shape[1] == 5
 
 
 # Precision and compilation

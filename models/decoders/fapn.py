@@ -1,7 +1,8 @@
 """Feature-aligned pyramids: FaPN, and the alignment that MSFaPN adds to Mask2Former.
 
 As read in SeMask's authors' repository, which took it from FaPN (Huang et al., ICCV 2021) without its
-feature selection.
+feature selection. There one group norm serves two convolutions of a level, the one whose output predicts the
+offsets and the level's last one, and so it does here.
 """
 
 from __future__ import annotations
@@ -15,11 +16,21 @@ from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 
-def conv_norm(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
-    """Convolution without bias and group norm of 32 groups."""
+def conv_norm(
+    in_channels: int, out_channels: int, kernel_size: int, norm: nn.GroupNorm | None = None
+) -> nn.Sequential:
+    """Convolution without bias and group norm of 32 groups, a given one or its own."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_uniform_(conv.weight, a=1)
-    return nn.Sequential(conv, nn.GroupNorm(32, out_channels))
+    return nn.Sequential(conv, norm or nn.GroupNorm(32, out_channels))
+
+
+def mask_projection(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
+    """The convolution to the mask feature, started as the authors start it."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
 
 
 class DeformableAlignment(nn.Module):
@@ -31,14 +42,15 @@ class DeformableAlignment(nn.Module):
 
     Args:
         channels: of both features, a multiple of 32.
+        norm: of the 1x1 convolution, which something else shares.
     """
 
     groups = 8
     taps = 9
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, norm: nn.GroupNorm):
         super().__init__()
-        self.difference = conv_norm(2 * channels, channels, 1)
+        self.difference = conv_norm(2 * channels, channels, 1, norm)
         self.sampling = nn.Conv2d(channels, 3 * self.groups * self.taps, 3, padding=1)
         self.weight = nn.Parameter(torch.empty(channels, channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -81,8 +93,9 @@ class PyramidLevel(nn.Module):
     def __init__(self, in_channels: int, channels: int, align: bool, mode: str = "bilinear"):
         super().__init__()
         self.lateral = conv_norm(in_channels, channels, 1)
-        self.alignment = DeformableAlignment(channels) if align else None
-        self.output = nn.Sequential(*conv_norm(channels, channels, 3), nn.ReLU(inplace=True))
+        norm = nn.GroupNorm(32, channels)
+        self.alignment = DeformableAlignment(channels, norm) if align else None
+        self.output = nn.Sequential(*conv_norm(channels, channels, 3, norm), nn.ReLU(inplace=True))
         self.mode = mode
 
     def forward(self, feature: Tensor, above: Tensor) -> Tensor:
@@ -94,6 +107,20 @@ class PyramidLevel(nn.Module):
             x = self.alignment(lateral, x)
         refined: Tensor = self.output(x)
         return refined
+
+
+RELEASED_LEVEL_NAMES = {
+    r"adapter_(\d)\.norm": "lateral.1",
+    r"adapter_(\d)": "lateral.0",
+    r"align_(\d)\.offset\.norm": "alignment.difference.1",
+    r"align_(\d)\.offset": "alignment.difference.0",
+    r"align_(\d)\.dcpack_L2\.conv_offset_mask": "alignment.sampling",
+    r"align_(\d)\.dcpack_L2": "alignment",
+    r"layer_(\d)\.norm": "output.1",
+    r"layer_(\d)": "output.0",
+}
+"""The authors' names of what a ``PyramidLevel`` holds, as ``ReleasedFormat.names`` has them; the number is
+the level's, counted from 1 at 1/4."""
 
 
 class FeatureAlignedPyramid(nn.Module):
@@ -110,7 +137,7 @@ class FeatureAlignedPyramid(nn.Module):
         self.levels = nn.ModuleList(
             PyramidLevel(c, channels, align=True, mode="nearest") for c in reversed(in_channels[:-1])
         )
-        self.mask_feature = nn.Conv2d(channels, channels, 3, padding=1)
+        self.mask_feature = mask_projection(channels, channels, 3)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Features, shallow to deep, to the pyramid's three deepest levels, deepest first, and the mask
@@ -119,3 +146,12 @@ class FeatureAlignedPyramid(nn.Module):
         for level, feature in zip(self.levels, reversed(features[:-1]), strict=True):
             pyramid.append(level(feature, pyramid[-1]))
         return pyramid[:3], self.mask_feature(pyramid[-1])
+
+    def released_names(self) -> dict[str, str | Sequence[str]]:
+        """See ``MaskDecoder``. Their level 4 is the top, levels 3 to 1 are ours from the first on."""
+        return {
+            r"layer_4\.norm": "top.1",
+            "layer_4": "top.0",
+            **{theirs: "levels.{from_3_0}." + ours for theirs, ours in RELEASED_LEVEL_NAMES.items()},
+            "mask_features": "mask_feature",
+        }

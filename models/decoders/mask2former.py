@@ -7,15 +7,27 @@ decoder, and the set loss. Importing them takes seconds; only what builds this d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former import modeling_mask2former as parts
 
-from models.decoders.fapn import FeatureAlignedPyramid, PyramidLevel
-from models.decoders.mask_classification import MaskDecoder, MaskSet
+from models.decoders.fapn import (
+    RELEASED_LEVEL_NAMES,
+    FeatureAlignedPyramid,
+    PyramidLevel,
+    mask_projection,
+)
+from models.decoders.mask_classification import (
+    PIXELS,
+    QUERIES,
+    MaskDecoder,
+    MaskSet,
+    split_attention,
+    with_prefix,
+)
 from models.segmenter import Prediction
 
 PixelDecoderKind = Literal["plain", "fapn", "msfapn"]
@@ -53,7 +65,7 @@ class Mask2Former(MaskDecoder):
             dim_feedforward=8 * width,
         )
         config.num_labels = num_classes
-        self.pixel_decoder = (
+        self.pixel_decoder: FeatureAlignedPyramid | DeformablePixelDecoder = (
             FeatureAlignedPyramid(in_channels, width)
             if pixel_decoder == "fapn"
             else DeformablePixelDecoder(in_channels, config, align=pixel_decoder == "msfapn")
@@ -86,6 +98,38 @@ class Mask2Former(MaskDecoder):
         self.criterion.num_points = self.criterion.matcher.num_points = points
         return super().loss(prediction, labels)
 
+    def released_names(self) -> dict[str, str | Sequence[str]]:
+        """See ``MaskDecoder``."""
+        return {
+            **with_prefix(PIXELS, "pixel_decoder.", self.pixel_decoder.released_names()),
+            **with_prefix(
+                QUERIES + r"transformer_self_attention_layers\.(\d+)\.",
+                "transformer.decoder.layers.{0}.",
+                {
+                    **split_attention("self_attn", "self_attn"),
+                    "self_attn": "self_attn",
+                    "norm": "self_attn_layer_norm",
+                },
+            ),
+            **with_prefix(
+                QUERIES + r"transformer_cross_attention_layers\.(\d+)\.",
+                "transformer.decoder.layers.{0}.",
+                {"multihead_attn": "cross_attn", "norm": "cross_attn_layer_norm"},
+            ),
+            **with_prefix(
+                QUERIES + r"transformer_ffn_layers\.(\d+)\.",
+                "transformer.decoder.layers.{0}.",
+                {"linear1": "fc1", "linear2": "fc2", "norm": "final_layer_norm"},
+            ),
+            QUERIES + "decoder_norm": "transformer.decoder.layernorm",
+            QUERIES + "query_feat": "transformer.queries_features",
+            QUERIES + "query_embed": "transformer.queries_embedder",
+            QUERIES + "level_embed": "transformer.level_embed",
+            QUERIES + r"mask_embed\.layers\.(\d)": "transformer.decoder.mask_predictor.mask_embedder.{0}.0",
+            QUERIES + "class_embed": "classifier",
+            r"criterion\.empty_weight": "criterion.empty_weight",
+        }
+
 
 class DeformablePixelDecoder(nn.Module):
     """Multi-scale deformable attention over the levels from 1/8 down, then one pyramid level at 1/4.
@@ -106,7 +150,19 @@ class DeformablePixelDecoder(nn.Module):
         self.level_embed = nn.Parameter(torch.randn(len(self.projections), width))
         self.encoder = initialised(parts.Mask2FormerPixelDecoderEncoderOnly(config), config)
         self.level = PyramidLevel(in_channels[0], width, align)
-        self.mask_feature = nn.Conv2d(width, config.mask_feature_size, 1)
+        self.mask_feature = mask_projection(width, config.mask_feature_size, 1)
+        self._start_as_the_authors_do()
+
+    def _start_as_the_authors_do(self) -> None:
+        """``transformers`` draws the deformable attention as they do, and the rest of a layer otherwise."""
+        linear: Any
+        for linear, _ in cast("Sequence[nn.Sequential]", self.projections):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        for layer in cast("Sequence[Any]", self.encoder.layers):
+            for linear in (layer.fc1, layer.fc2):
+                linear.reset_parameters()  # for the biases, which they leave as torch draws them
+                nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Features, shallow to deep, to the three deeper levels, deepest first, and the mask feature at the
@@ -130,6 +186,26 @@ class DeformablePixelDecoder(nn.Module):
             for x, size in zip(tokens.split(lengths, dim=1), sizes, strict=True)
         ]
         return levels, self.mask_feature(self.level(features[0], levels[-1]))
+
+    def released_names(self) -> dict[str, str | Sequence[str]]:
+        """See ``MaskDecoder``. They number the inputs from 1/32 on, and have one pyramid level, at 1/4."""
+        return {
+            r"input_proj\.(\d)": "projections.{0}",
+            r"transformer\.level_embed": "level_embed",
+            **with_prefix(
+                r"transformer\.encoder\.layers\.(\d+)\.",
+                "encoder.layers.{0}.",
+                {
+                    "self_attn": "self_attn",
+                    "norm1": "self_attn_layer_norm",
+                    "linear1": "fc1",
+                    "linear2": "fc2",
+                    "norm2": "final_layer_norm",
+                },
+            ),
+            **with_prefix("", "level.", RELEASED_LEVEL_NAMES),
+            "mask_features": "mask_feature",
+        }
 
 
 def initialised(part: nn.Module, config: Mask2FormerConfig) -> nn.Module:

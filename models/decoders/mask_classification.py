@@ -6,7 +6,7 @@ masks, and a loss that first finds which predicted mask answers for which labell
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.segmenter import IGNORE_LABEL, Prediction
+
+PIXELS, QUERIES = r"sem_seg_head\.pixel_decoder\.", r"sem_seg_head\.predictor\."
+"""Beginnings of the authors' parameter names, as regular expressions."""
 
 
 class MaskSet(NamedTuple):
@@ -36,6 +39,10 @@ class MaskDecoder(nn.Module):
 
     def predict(self, features: Sequence[Tensor]) -> MaskSet:
         """Features (N, C_i, ~H / 2^i, ~W / 2^i), shallow to deep, to masks at (H, W)."""
+        raise NotImplementedError
+
+    def released_names(self) -> dict[str, str | Sequence[str]]:
+        """See ``ReleasedFormat.names``; ours are those of this module's tensors."""
         raise NotImplementedError
 
     def forward(self, features: Sequence[Tensor], size: Sequence[int]) -> Prediction:
@@ -92,3 +99,21 @@ def semantic_scores(masks: Tensor, classes: Tensor, size: Sequence[int]) -> Tens
     masks = F.interpolate(masks, tuple(size), mode="bilinear", align_corners=False).sigmoid()
     share = classes.softmax(dim=-1)[..., :-1]
     return torch.einsum("nqk,nqhw->nkhw", share, masks)
+
+
+def split_attention(theirs: str, ours: str) -> dict[str, tuple[str, ...]]:
+    """Names of an attention whose query, key and value maps are one tensor there and three here."""
+    return {
+        rf"{theirs}\.in_proj_{tensor}": tuple(f"{ours}.{part}_proj.{tensor}" for part in "qkv")
+        for tensor in ("weight", "bias")
+    }
+
+
+def with_prefix(
+    theirs: str, ours: str, names: Mapping[str, str | Sequence[str]]
+) -> dict[str, str | Sequence[str]]:
+    """Names inside a module, with the module's own before them."""
+    return {
+        theirs + inside: ours + found if isinstance(found, str) else [ours + name for name in found]
+        for inside, found in names.items()
+    }

@@ -13,14 +13,22 @@ from torch import Tensor, nn
 from transformers import DetrConfig, MaskFormerConfig
 from transformers.models.maskformer import modeling_maskformer as parts
 
-from models.decoders.mask_classification import MaskDecoder, MaskSet
+from models.decoders.mask_classification import (
+    PIXELS,
+    QUERIES,
+    MaskDecoder,
+    MaskSet,
+    split_attention,
+    with_prefix,
+)
 
 
 class MaskFormer(MaskDecoder):
     """A feature pyramid for the pixels, a transformer decoder on the deepest feature for the masks.
 
-    8 heads, 6 layers on 100 queries, dropout 0.1; focal loss 20, dice loss 1, class loss 1, with
-    0.1 for "no object": the authors' configuration, and the defaults of ``transformers``.
+    8 heads, 6 layers on 100 queries, dropout 0.1 after every part, of the attention's weights and between the
+    two feed-forward layers; focal loss 20, dice loss 1, class loss 1, with 0.1 for "no object": the authors'
+    configuration.
 
     Args:
         in_channels: of the backbone's features at 1/4 to 1/32.
@@ -33,7 +41,13 @@ class MaskFormer(MaskDecoder):
         config = MaskFormerConfig(
             fpn_feature_size=width,
             mask_feature_size=width,
-            decoder_config=DetrConfig(d_model=width, decoder_ffn_dim=8 * width),
+            decoder_config=DetrConfig(
+                d_model=width,
+                decoder_ffn_dim=8 * width,
+                dropout=0.1,
+                attention_dropout=0.1,
+                activation_dropout=0.1,
+            ),
         )
         self.pixel_decoder = parts.MaskFormerPixelDecoder(
             in_features=in_channels[-1],
@@ -85,3 +99,37 @@ class MaskFormer(MaskDecoder):
             queries = layer(queries, None, position, query_position, memory)
             decoded.append(transformer.decoder.layernorm(queries))
         return torch.stack(decoded, dim=1)
+
+    def released_names(self) -> dict[str, str | Sequence[str]]:
+        """See ``MaskDecoder``."""
+        return {
+            # Their levels are numbered from 1/4 to 1/32, ours from 1/16 to 1/4 after the stem at 1/32.
+            PIXELS + r"layer_4\.norm": "pixel_decoder.fpn.stem.1",
+            PIXELS + "layer_4": "pixel_decoder.fpn.stem.0",
+            PIXELS + r"adapter_(\d)\.norm": "pixel_decoder.fpn.layers.{from_3_0}.proj.1",
+            PIXELS + r"adapter_(\d)": "pixel_decoder.fpn.layers.{from_3_0}.proj.0",
+            PIXELS + r"layer_(\d)\.norm": "pixel_decoder.fpn.layers.{from_3_0}.block.1",
+            PIXELS + r"layer_(\d)": "pixel_decoder.fpn.layers.{from_3_0}.block.0",
+            PIXELS + "mask_features": "pixel_decoder.mask_projection",
+            QUERIES + "query_embed": "transformer.queries_embedder",
+            QUERIES + "input_proj": "transformer.input_projection",
+            **with_prefix(
+                QUERIES + r"transformer\.decoder\.layers\.(\d+)\.",
+                "transformer.decoder.layers.{0}.",
+                {
+                    **split_attention("self_attn", "self_attn"),
+                    r"self_attn\.out_proj": "self_attn.o_proj",
+                    **split_attention("multihead_attn", "encoder_attn"),
+                    r"multihead_attn\.out_proj": "encoder_attn.o_proj",
+                    "linear1": "mlp.fc1",
+                    "linear2": "mlp.fc2",
+                    "norm1": "self_attn_layer_norm",
+                    "norm2": "encoder_attn_layer_norm",
+                    "norm3": "final_layer_norm",
+                },
+            ),
+            QUERIES + r"transformer\.decoder\.norm": "transformer.decoder.layernorm",
+            QUERIES + r"mask_embed\.layers\.(\d)": "mask_embedder.{0}.0",
+            QUERIES + "class_embed": "classifier",
+            r"criterion\.empty_weight": "criterion.empty_weight",
+        }

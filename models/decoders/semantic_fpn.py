@@ -56,6 +56,14 @@ class SemanticFPN(nn.Module):
         logits, offsets = self.upsampling(scores, merged, size)
         return Prediction(logits, maps={OFFSETS: offsets.detach(), SCORES: scores.detach()})
 
+    def released_names(self) -> dict[str, str | Sequence[str]]:
+        """See ``ReleasedFormat.names``; ours are those of this module's tensors."""
+        return {
+            r"decode_head\.scale_heads\.(\d)\.(\d)\.conv": "scale_heads.{0}.{1}.0",
+            r"decode_head\.scale_heads\.(\d)\.(\d)\.bn": "scale_heads.{0}.{1}.1",
+            r"decode_head\.conv_seg": "classifier",
+        }
+
 
 def scale_head(level: int, in_channels: int, width: int) -> nn.Sequential:
     """The branch that brings one level up by 2^level."""

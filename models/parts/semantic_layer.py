@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from timm.layers import trunc_normal_
@@ -11,6 +12,15 @@ from torch import Tensor, nn
 from models.parts.layers import upsample
 from models.parts.windows import from_windows, to_windows
 
+SemanticStart = Literal["drawn", "zero"]
+"""How the weights of a Semantic Layer start; its biases and its lambda start at zero.
+
+``drawn`` is what the authors' Semantic FPN models start from: a truncated normal of 0.02 for every linear
+layer. ``zero`` is what their detectron2 models (MaskFormer, Mask2Former, FaPN, MSFaPN) start from: a normal
+distribution with variance 2 / C for query, key and value, and a projection of zero. Lambda and projection
+then multiply each other's gradient by zero, so that neither ever moves. The attention never feeds anything
+back, and what a Semantic Layer adds to the plain transformer is its layer norm and a supervised prior map."""
+
 
 class SemanticAttention(nn.Module):
     """Attention whose queries and keys are class scores.
@@ -18,10 +28,6 @@ class SemanticAttention(nn.Module):
     ``query`` and ``key`` map C channels to K classes, ``value`` C to C; the scores
     softmax(query key^T) are not scaled. The result, projected by C to C and dropped out at 0.1, is
     added to the input with a weight lambda that starts at 0. Read in the authors' repository.
-
-    Their class starts the projection at zero too, but the initialisation of their Semantic FPN models then
-    draws every linear layer of the backbone anew (truncated normal of 0.02, zero bias), and so does this
-    one: with lambda and projection both at zero neither would ever receive a gradient.
 
     The plain formula stays, measured on a CPU at 512 and 640 pixels with 19 and 150 classes, forward and
     backward: PyTorch's fused attention, which has no kernel there for values that are wider or narrower than
@@ -33,11 +39,18 @@ class SemanticAttention(nn.Module):
         channels: C.
         num_classes: K.
         fixed_lambda: value of lambda; ``None`` makes it a parameter.
+        start: see ``SemanticStart``; biases start at zero in either.
     """
 
     lambda_: Tensor
 
-    def __init__(self, channels: int, num_classes: int, fixed_lambda: float | None = None):
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        fixed_lambda: float | None = None,
+        start: SemanticStart = "drawn",
+    ):
         super().__init__()
         self.query = nn.Linear(channels, num_classes)
         self.key = nn.Linear(channels, num_classes)
@@ -49,8 +62,13 @@ class SemanticAttention(nn.Module):
         else:
             self.register_buffer("lambda_", torch.full((1,), fixed_lambda), persistent=False)
         for layer in (self.query, self.key, self.value, self.projection):
-            trunc_normal_(layer.weight, std=0.02)
+            if start == "drawn":
+                trunc_normal_(layer.weight, std=0.02)
+            else:
+                nn.init.kaiming_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
+        if start == "zero":
+            nn.init.zeros_(self.projection.weight)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, n, C) to tokens of the same shape and their class scores (B, n, K)."""
@@ -70,15 +88,21 @@ class SemanticLayer(nn.Module):
             A map that does not divide is padded with zeros, after the norm, at the right and bottom,
             and the padding takes part in the attention (read in the authors' repository).
         fixed_lambda: value of lambda; ``None`` makes it a parameter that starts at 0.
+        start: of the attention's weights.
     """
 
     def __init__(
-        self, channels: int, num_classes: int, window: int | None, fixed_lambda: float | None = None
+        self,
+        channels: int,
+        num_classes: int,
+        window: int | None,
+        fixed_lambda: float | None = None,
+        start: SemanticStart = "drawn",
     ):
         super().__init__()
         self.window = window
         self.norm = nn.LayerNorm(channels)
-        self.attention = SemanticAttention(channels, num_classes, fixed_lambda)
+        self.attention = SemanticAttention(channels, num_classes, fixed_lambda, start)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Token map (N, H, W, C) to one of the same shape and the stage's prior map (N, K, H, W)."""
