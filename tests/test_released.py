@@ -249,7 +249,8 @@ def test_semantic_fpn_pads_nothing() -> None:
 
 
 def test_maskformer_drops_out_attention_weights_and_hidden_units_as_well() -> None:
-    layer: Any = semask("maskformer").decoder.transformer.decoder.layers[0]
+    decoder: Any = semask("maskformer").decoder
+    layer = decoder.transformer.decoder.layers[0]
     rates = (layer.dropout, layer.self_attn.attention_dropout, layer.encoder_attn.attention_dropout)
     assert (*rates, layer.mlp.activation_dropout) == (0.1, 0.1, 0.1, 0.1)
 

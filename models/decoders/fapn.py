@@ -42,13 +42,13 @@ class DeformableAlignment(nn.Module):
 
     Args:
         channels: of both features, a multiple of 32.
-        norm: of the 1x1 convolution, which something else shares.
+        norm: of the 1x1 convolution, where something else shares it.
     """
 
     groups = 8
     taps = 9
 
-    def __init__(self, channels: int, norm: nn.GroupNorm):
+    def __init__(self, channels: int, norm: nn.GroupNorm | None = None):
         super().__init__()
         self.difference = conv_norm(2 * channels, channels, 1, norm)
         self.sampling = nn.Conv2d(channels, 3 * self.groups * self.taps, 3, padding=1)
