@@ -27,7 +27,7 @@ from models.decoders.mask_classification import MaskDecoder
 from models.decoders.semantic_fpn import SemanticFPN
 from models.parts.layers import upsample
 from models.parts.semantic_layer import SemanticLayer, semantic_decoder
-from models.segmenter import Prediction, Segmenter, check_images, cross_entropy
+from models.segmenter import LabelCounts, Prediction, Segmenter, check_images
 
 BACKBONES = (NANO, *DEPTHS)
 """Backbones that are not timm's: the stand-in and Mix Transformer. Every Swin of timm is valid too."""
@@ -114,6 +114,7 @@ class SeMaskSegmenter(Segmenter):
     """
 
     training_only = frozenset({"prior_weight", "drop_path"})
+    backbone_modules = frozenset({"encoder"})
 
     def __init__(
         self,
@@ -182,14 +183,22 @@ class SeMaskSegmenter(Segmenter):
                 prediction.auxiliary["priors"] = summed
         return prediction
 
-    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
+    @property
+    def predicts_masks(self) -> bool:
+        """See ``Segmenter``."""
+        return isinstance(self.decoder, MaskDecoder)
+
+    def loss(
+        self, prediction: Prediction, labels: Tensor, whole: LabelCounts | None = None
+    ) -> dict[str, Tensor]:
         """See ``Segmenter.loss``. A mask decoder's own terms take the place of the one on the scores."""
         if not isinstance(self.decoder, MaskDecoder):
-            return super().loss(prediction, labels)
-        terms = self.decoder.loss(prediction, labels)
+            return super().loss(prediction, labels, whole)
+        terms = self.decoder.loss(prediction, labels, whole)
         if "priors" in prediction.auxiliary:
             scores = upsample(prediction.auxiliary["priors"], labels.shape[-2:])
-            terms["priors"] = self.auxiliary_weights["priors"] * cross_entropy(scores, labels)
+            loss = self.auxiliary_criterion(scores, labels, whole)
+            terms["priors"] = self.auxiliary_weights["priors"] * loss
         return terms
 
     def released_names(self, key: str) -> str | None:
