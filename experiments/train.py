@@ -6,6 +6,9 @@ stopped or killed goes on from its last checkpoint and ends in the same weights 
 Experiments whose training is the same function of the same inputs share one.
 
 One training over several GPUs: torchrun --nproc-per-node 4 -m experiments.train KEY
+
+With --dry-run it trains nothing: it prints what a training would be, takes a few timed steps, and writes
+``results/<profile>/dry-run/<experiment>/``. Data that are not prepared are replaced by generated pictures.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import sys
 
 from experiments.config.params import Params, load_params
+from experiments.config.strict import ConfigError
 from experiments.running import command, jobs
 from experiments.running.jobs import Job
 from experiments.running.server import COMPUTING
@@ -24,7 +28,18 @@ def main() -> None:
     parser = command.parser("train", __doc__)
     command.add_selection(parser)
     command.add_spreading(parser, seeds=True)
+    group = parser.add_argument_group("dry run")
+    group.add_argument("--dry-run", action="store_true", help="say what would happen, and time a few steps")
+    group.add_argument("--profile", metavar="NAME", help="instead of the profile of params.yaml")
+    group.add_argument("--timed-steps", type=command.natural, default=3, metavar="N", help="default: 3")
     arguments = parser.parse_args()
+    if arguments.dry_run:
+        _dry_run(load_params(profile=arguments.profile), arguments.experiments, arguments.timed_steps)
+        return
+    if arguments.profile is not None:
+        raise ConfigError(
+            "--profile is for --dry-run; set 'profile' in params.yaml to train under another one"
+        )
     params = load_params()
     keys = command.choose(arguments.experiments, params.experiments, params.run)
     seeds = arguments.seeds or params.seeds
@@ -49,6 +64,17 @@ def main() -> None:
     if earlier:
         found = jobs.count(len(earlier), "training")
         print(f"train: {found} of earlier settings kept; 'make prune' removes them")
+
+
+def _dry_run(params: Params, keys: list[str], timed_steps: int) -> None:
+    if not keys:
+        raise ConfigError("--dry-run needs the keys of the experiments that it is to rehearse")
+    chosen = command.choose(keys, params.experiments, params.run)
+    # Only now: importing torch takes seconds, and what is refused above needs none of it.
+    from experiments.reporting.dry_run import dry_run
+
+    for run in params.runs(chosen):
+        print(dry_run(run, timed_steps), flush=True)
 
 
 def _job(identity: Identity, identities: Identities, trainings: Trainings) -> Job:

@@ -138,7 +138,7 @@ def test_parts_of_whole_groups_add_up_to_the_batch(name: str) -> None:
 
 
 class TestLovasz:
-    """Against the definition: the Lovasz extension of the Jaccard loss (Berman et al., CVPR 2018, eq. 8, 9)."""
+    """Against the definition: the Lovasz extension of the Jaccard loss (Berman et al., CVPR 2018)."""
 
     @staticmethod
     def jaccard_loss(true: list[bool], mistaken: set[int]) -> float:

@@ -69,7 +69,7 @@ def train(
             folder.make_room(digest)
             folder.path.mkdir(parents=True, exist_ok=True)
             storage.clear_partials(folder.path)
-        setup = set_up(run, data, seed, devices)
+        setup = set_up(run, data, seed, devices, run.weights())
         state = TrainingState(folder, digest, setup.model, setup.optimizer, setup.scaler, devices)
         started, first = time.perf_counter(), state.resume(context.say)
         if devices.is_main:

@@ -48,8 +48,15 @@ class Setup:
         ]
 
 
-def set_up(run: Run, data: PreparedDataset, seed: int, devices: Devices) -> Setup:
+def set_up(run: Run, data: PreparedDataset, seed: int, devices: Devices, pretrained: bool | str) -> Setup:
     """Builds the model with the seed, and what trains it.
+
+    Args:
+        run: whose training it is.
+        data: that it is trained on.
+        seed: of the training.
+        devices: that share it.
+        pretrained: where the backbone's ImageNet weights come from.
 
     Raises:
         StageError: the run does not fit the devices, or its loss not the model.
@@ -63,9 +70,7 @@ def set_up(run: Run, data: PreparedDataset, seed: int, devices: Devices) -> Setu
         )
     seed_everything(seed)
     try:
-        model = models.create(
-            run.experiment.model, len(data.classes), pretrained=run.weights(), **run.options
-        )
+        model = models.create(run.experiment.model, len(data.classes), pretrained=pretrained, **run.options)
         groups = parameter_groups(model, recipe)
         if training.recompute:
             recompute_blocks(model)

@@ -7,6 +7,7 @@ decoder, and the set loss. Importing them takes seconds; only what builds this d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -114,7 +115,9 @@ class DeformablePixelDecoder(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Features, shallow to deep, to the three deeper levels, deepest first, and the mask feature at the
         resolution of the shallowest. In float32 whatever autocast says, like the authors'."""
-        with torch.autocast(features[0].device.type, enabled=False):
+        device = features[0].device.type
+        # A meta tensor, whose parameters are only counted, knows no autocast.
+        with torch.autocast(device, enabled=False) if device != "meta" else nullcontext():
             return self._forward([feature.float() for feature in features])
 
     def _forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:

@@ -67,8 +67,8 @@ class MaskFormer(MaskDecoder):
     def _draw_as_the_authors(self) -> None:
         """Starts what ``transformers`` starts otherwise from where the authors' code does.
 
-        It draws the decoder and the queries from N(0, 0.02): so small that attention is uniform and queries are
-        all alike. At a width of 64 they learnt no masks in 220 steps.
+        It draws the decoder and the queries with a deviation of 0.02: so small that attention is uniform and
+        all queries are alike. At a width of 64 they learnt no masks in 220 steps.
         """
         for parameter in self.transformer.decoder.parameters():
             if parameter.dim() > 1:
