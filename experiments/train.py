@@ -28,6 +28,9 @@ def main() -> None:
     parser = command.parser("train", __doc__)
     command.add_selection(parser)
     command.add_spreading(parser, seeds=True)
+    parser.add_argument(
+        "--tensorboard", metavar="DIR", help="write live curves there, and predictions at checkpoints"
+    )
     group = parser.add_argument_group("dry run")
     group.add_argument("--dry-run", action="store_true", help="say what would happen, and time a few steps")
     group.add_argument("--profile", metavar="NAME", help="instead of the profile of params.yaml")
@@ -50,7 +53,7 @@ def main() -> None:
         for key in keys:
             identity = identities.training_owner(identities.of(key, seed))
             if identity.training not in work:
-                work[identity.training] = _job(identity, identities, trainings)
+                work[identity.training] = _job(identity, identities, trainings, arguments.tensorboard)
     chosen = arguments.shard.take(list(work.values()))
     if all(job.is_done() for job in chosen) and not command.is_group():
         print(f"train: nothing to do, {jobs.count(len(chosen), 'training')} there")
@@ -77,7 +80,7 @@ def _dry_run(params: Params, keys: list[str], timed_steps: int) -> None:
         print(dry_run(run, timed_steps), flush=True)
 
 
-def _job(identity: Identity, identities: Identities, trainings: Trainings) -> Job:
+def _job(identity: Identity, identities: Identities, trainings: Trainings, tensorboard: str | None) -> Job:
     """The job of one training, which the first of the experiments that share it does."""
     run, seed, digest = identity.run, identity.seed, identity.training
     folder = TrainingFolder(run.paths.training(run.key, seed))
@@ -92,11 +95,15 @@ def _job(identity: Identity, identities: Identities, trainings: Trainings) -> Jo
             folder.bring_back(found)
         return True  # also where another experiment, or an earlier order of them, has it
 
+    arguments = {"run": run, "data": identities.data[run.dataset], "seed": seed, "digest": digest}
+    place = "experiments.training.loop:train"
+    if tensorboard is not None:
+        place, arguments["tensorboard"] = "experiments.reporting.curves:train", tensorboard
     return Job(
         name=f"{run.key} seed {seed}",
         digest=digest,
-        work="experiments.training.loop:train",
-        arguments={"run": run, "data": identities.data[run.dataset], "seed": seed, "digest": digest},
+        work=place,
+        arguments=arguments,
         is_done=is_done,
     )
 

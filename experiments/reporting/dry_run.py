@@ -19,7 +19,7 @@ from torch import Tensor
 
 from experiments.config.recipes import Augmentation, Recipe
 from experiments.config.run import Run
-from experiments.datasets.base import DataError, Pixels
+from experiments.datasets.base import DataError
 from experiments.reporting.generated import generated_data
 from experiments.reporting.maps import colourise
 from experiments.reporting.recipes import said
@@ -228,11 +228,8 @@ def sheet(samples: TrainingSamples, data: PreparedDataset, recipe: Recipe) -> by
     tiles = []
     for position in range(SAMPLES):
         image, labels, _ = samples[position]
-        colours = image * torch.tensor(seen.std).view(3, 1, 1) + torch.tensor(seen.mean).view(3, 1, 1)
-        colours = (colours.flip(0) if seen.bgr else colours).clamp(0, 1)
-        picture: Pixels = (255 * colours).round().to(torch.uint8).permute(1, 2, 0).numpy()
         named = colourise(labels.numpy().astype(np.uint8), data.classes)
-        tiles.append(np.concatenate((picture, named)))
+        tiles.append(np.concatenate((seen.picture(image), named)))
     whole = Image.fromarray(np.concatenate([np.concatenate(tiles[i : i + 6], axis=1) for i in (0, 6)]))
     whole.thumbnail((1920, 1920))
     content = io.BytesIO()

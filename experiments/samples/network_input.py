@@ -11,6 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from experiments.config.recipes import Recipe
+from experiments.datasets.base import Pixels
 from experiments.samples.prepared import PreparedDataset
 
 BGR_MEAN = (104.00698793 / 255, 116.66876762 / 255, 122.67891434 / 255)
@@ -60,6 +61,13 @@ class NetworkInput:
         scaled = TF.to_dtype(image.flip(0) if self.bgr else image, torch.float32, scale=True)
         normalised: Tensor = TF.normalize(scaled, list(self.mean), list(self.std))
         return normalised.as_subclass(Tensor)
+
+    def picture(self, image: Tensor) -> Pixels:
+        """What ``normalise`` was given, as RGB (H, W, 3), to be looked at."""
+        colours = image * torch.tensor(self.std).view(3, 1, 1) + torch.tensor(self.mean).view(3, 1, 1)
+        colours = colours.flip(0) if self.bgr else colours
+        picture: Pixels = (255 * colours.clamp(0, 1)).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        return picture
 
     def whole(self, image: tv_tensors.Image) -> Tensor:
         """The whole image (3, H, W) uint8 as the network sees it at test."""
