@@ -2,7 +2,8 @@
 
 Writes ``results/<profile>/summary.csv`` (one row per experiment), the few numbers that ``dvc metrics`` shows
 (``results/<profile>/metrics/``), and in ``reports/tables/`` one table for each table of the papers, the
-complexity of all experiments, their speed and the IoU of each class, each as Markdown, CSV and LaTeX.
+complexity of all experiments, their speed, the IoU of each class and what the authors trained with, each as
+Markdown, CSV and LaTeX.
 Shows what there is and names what is missing; a score that belongs to other settings is not shown. Timings
 stand in ``speed`` alone: all other tables are a function of code, params, data and seed.
 """
@@ -14,6 +15,7 @@ from typing import Any
 
 from experiments.config.params import Params, load_params
 from experiments.reporting import captions
+from experiments.reporting.recipes import recipe_table
 from experiments.reporting.summary import complexity, speed, summarise, valid_scores
 from experiments.reporting.tables import all_tables, render
 from experiments.running import command, jobs, paths, storage
@@ -26,6 +28,9 @@ def main() -> None:
     counted = complexity(params)
     summary = summarise(params, scores, reasons, counted)
     tables = all_tables(params, summary, counted, speed(params), scores)
+    recipes = recipe_table(params)
+    if len(recipes.rows):
+        tables.append(recipes)
     storage.write_csv(params.paths.summary, summary)
     _write_metrics(params, scores)
     with storage.folder(paths.TABLES) as folder:

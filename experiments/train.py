@@ -6,6 +6,9 @@ stopped or killed goes on from its last checkpoint and ends in the same weights 
 Experiments whose training is the same function of the same inputs share one.
 
 One training over several GPUs: torchrun --nproc-per-node 4 -m experiments.train KEY
+
+With --dry-run it trains nothing: it prints what a training would be, takes a few timed steps, and writes
+``results/<profile>/dry-run/<experiment>/``. Data that are not prepared are replaced by generated pictures.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import sys
 
 from experiments.config.params import Params, load_params
+from experiments.config.strict import ConfigError
 from experiments.running import command, jobs
 from experiments.running.jobs import Job
 from experiments.running.server import COMPUTING
@@ -24,7 +28,21 @@ def main() -> None:
     parser = command.parser("train", __doc__)
     command.add_selection(parser)
     command.add_spreading(parser, seeds=True)
+    parser.add_argument(
+        "--tensorboard", metavar="DIR", help="write live curves there, and predictions at checkpoints"
+    )
+    group = parser.add_argument_group("dry run")
+    group.add_argument("--dry-run", action="store_true", help="say what would happen, and time a few steps")
+    group.add_argument("--profile", metavar="NAME", help="instead of the profile of params.yaml")
+    group.add_argument("--timed-steps", type=command.natural, default=3, metavar="N", help="default: 3")
     arguments = parser.parse_args()
+    if arguments.dry_run:
+        _dry_run(load_params(profile=arguments.profile), arguments.experiments, arguments.timed_steps)
+        return
+    if arguments.profile is not None:
+        raise ConfigError(
+            "--profile is for --dry-run; set 'profile' in params.yaml to train under another one"
+        )
     params = load_params()
     keys = command.choose(arguments.experiments, params.experiments, params.run)
     seeds = arguments.seeds or params.seeds
@@ -35,7 +53,7 @@ def main() -> None:
         for key in keys:
             identity = identities.training_owner(identities.of(key, seed))
             if identity.training not in work:
-                work[identity.training] = _job(identity, identities, trainings)
+                work[identity.training] = _job(identity, identities, trainings, arguments.tensorboard)
     chosen = arguments.shard.take(list(work.values()))
     if all(job.is_done() for job in chosen) and not command.is_group():
         print(f"train: nothing to do, {jobs.count(len(chosen), 'training')} there")
@@ -51,7 +69,18 @@ def main() -> None:
         print(f"train: {found} of earlier settings kept; 'make prune' removes them")
 
 
-def _job(identity: Identity, identities: Identities, trainings: Trainings) -> Job:
+def _dry_run(params: Params, keys: list[str], timed_steps: int) -> None:
+    if not keys:
+        raise ConfigError("--dry-run needs the keys of the experiments that it is to rehearse")
+    chosen = command.choose(keys, params.experiments, params.run)
+    # Only now: importing torch takes seconds, and what is refused above needs none of it.
+    from experiments.reporting.dry_run import dry_run
+
+    for run in params.runs(chosen):
+        print(dry_run(run, timed_steps), flush=True)
+
+
+def _job(identity: Identity, identities: Identities, trainings: Trainings, tensorboard: str | None) -> Job:
     """The job of one training, which the first of the experiments that share it does."""
     run, seed, digest = identity.run, identity.seed, identity.training
     folder = TrainingFolder(run.paths.training(run.key, seed))
@@ -66,11 +95,15 @@ def _job(identity: Identity, identities: Identities, trainings: Trainings) -> Jo
             folder.bring_back(found)
         return True  # also where another experiment, or an earlier order of them, has it
 
+    arguments = {"run": run, "data": identities.data[run.dataset], "seed": seed, "digest": digest}
+    place = "experiments.training.loop:train"
+    if tensorboard is not None:
+        place, arguments["tensorboard"] = "experiments.reporting.curves:train", tensorboard
     return Job(
         name=f"{run.key} seed {seed}",
         digest=digest,
-        work="experiments.training.loop:train",
-        arguments={"run": run, "data": identities.data[run.dataset], "seed": seed, "digest": digest},
+        work=place,
+        arguments=arguments,
         is_done=is_done,
     )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,66 @@ SCORES = "scores"
 """The map (N, K, h, w) of class scores that a learned upsampling sampled. Bilinear upsampling of it is
 the same network without the offsets."""
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
-"""Logits (N, K, H, W) and labels (N, H, W) to a scalar loss."""
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """How much there is in a batch of labels: what losses are divided by.
+
+    Counts of the parts of a batch add up to those of the whole. A loss of a part that is divided by what the
+    whole holds is a summand of the whole batch's loss, wherever the batch is cut.
+    """
+
+    images: Tensor
+    """Scalar, float32, as all of them."""
+    pixels: Tensor
+    """All of them, ignored ones too."""
+    of_class: Tensor
+    """(K,) pixels of each class."""
+    masks: Tensor
+    """Pairs of an image and a class that occurs in it."""
+
+    @classmethod
+    def of(cls, labels: Tensor, num_classes: int) -> LabelCounts:
+        """Counts labels (N, H, W) in [0, num_classes) or ``IGNORE_LABEL``."""
+        width = max(num_classes, IGNORE_LABEL + 1)
+        place = torch.arange(len(labels), device=labels.device)[:, None] * width
+        counts = (labels.flatten(1) + place).flatten().bincount(minlength=len(labels) * width)
+        by_image = counts.view(len(labels), width)[:, :num_classes].clone()
+        if num_classes > IGNORE_LABEL:
+            by_image[:, IGNORE_LABEL] = 0
+        return cls(
+            images=torch.tensor(float(len(labels)), device=labels.device),
+            pixels=torch.tensor(float(labels.numel()), device=labels.device),
+            of_class=by_image.sum(dim=0).float(),
+            masks=(by_image > 0).sum().float(),
+        )
+
+    @property
+    def labelled(self) -> Tensor:
+        """Pixels that are not ignored."""
+        return self.of_class.sum()
+
+    def flat(self) -> Tensor:
+        """All counts in one tensor (K + 3,), to be summed with those of other parts."""
+        return torch.cat((torch.stack((self.images, self.pixels, self.masks)), self.of_class))
+
+    @classmethod
+    def from_flat(cls, flat: Tensor) -> LabelCounts:
+        """What ``flat`` gave, or a sum of such."""
+        return cls(images=flat[0], pixels=flat[1], masks=flat[2], of_class=flat[3:])
+
+
+class Criterion(Protocol):
+    """A loss on class scores."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, whole: LabelCounts | None = None) -> Tensor:
+        """Logits (N, K, H, W) and labels (N, H, W) to a scalar loss in float32.
+
+        Args:
+            logits: any floating type.
+            labels: int64 in [0, K) or ``IGNORE_LABEL``.
+            whole: of the batch of which these are a part; ``None``: these are all of it.
+        """
 
 
 @dataclass
@@ -42,7 +100,7 @@ class Prediction:
     ``SCORES`` are the names that other code looks for."""
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, whole: LabelCounts | None = None) -> Tensor:
     """Mean cross-entropy over the labelled pixels, in float32; zero where none is labelled.
 
     ``F.cross_entropy`` divides by the number of labelled pixels and gives NaN for a crop in which
@@ -51,15 +109,20 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: (N, K, H, W), any floating type.
         labels: (N, H, W) int64 in [0, K) or ``IGNORE_LABEL``.
+        whole: of the batch of which these are a part; ``None``: these are all of it.
     """
-    valid = (labels != IGNORE_LABEL).sum()
+    counted = (labels != IGNORE_LABEL).sum() if whole is None else whole.labelled
+    return summed_cross_entropy(logits, labels) / counted.clamp(min=1)
+
+
+def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy summed over the labelled pixels, in float32; arguments as in ``cross_entropy``."""
     logits = logits.float()
     if logits.is_contiguous(memory_format=torch.channels_last):
         # As rows of classes, because torch transposes a copy of a channels-last map: a transformer's
         # loss at 512 x 512 with 150 classes took half the time, forward and backward.
         logits, labels = logits.movedim(1, -1).flatten(0, -2), labels.flatten()
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction="sum")
-    return total / valid.clamp(min=1)
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction="sum")
 
 
 class Segmenter(nn.Module):
@@ -78,6 +141,8 @@ class Segmenter(nn.Module):
     """Options that the network at test does not depend on, such as the weight of a loss."""
     inference_only: ClassVar[frozenset[str]] = frozenset()
     """Options that training does not depend on."""
+    backbone_modules: ClassVar[frozenset[str]] = frozenset({"backbone"})
+    """Attributes that hold the backbone, whose learning rate a recipe may lower."""
 
     def __init__(self, num_classes: int, auxiliary_weights: Mapping[str, float] | None = None):
         super().__init__()
@@ -87,6 +152,8 @@ class Segmenter(nn.Module):
         self.auxiliary_weights = dict(auxiliary_weights or {})
         self.criterion: Criterion = cross_entropy
         """Loss on the main logits; a recipe may name another (OHEM, class-balanced)."""
+        self.auxiliary_criterion: Criterion = cross_entropy
+        """Loss on each auxiliary map of class scores."""
 
     @classmethod
     def check_backbone(cls, name: str) -> None:
@@ -123,21 +190,30 @@ class Segmenter(nn.Module):
         """Segments normalised RGB images (N, 3, H, W) of any height and width."""
         raise NotImplementedError
 
-    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
+    @property
+    def predicts_masks(self) -> bool:
+        """Whether its loss is one on a set of masks, for which ``criterion`` has no meaning."""
+        return False
+
+    def loss(
+        self, prediction: Prediction, labels: Tensor, whole: LabelCounts | None = None
+    ) -> dict[str, Tensor]:
         """Named loss terms, already weighted: their sum is what training minimises.
 
         Args:
             prediction: what ``forward`` returned in training mode.
             labels: (N, H, W) int64 at the input's resolution, ``IGNORE_LABEL`` ignored.
+            whole: of the batch of which these are a part, so that the terms of all parts add up to the
+                batch's; ``None``: these are all of it.
         """
-        terms = {"main": self.criterion(prediction.logits, labels)}
+        terms = {"main": self.criterion(prediction.logits, labels, whole)}
         for name, logits in prediction.auxiliary.items():
             weight = self.auxiliary_weights.get(name, 0.0)
             if weight:
                 # Scores go up to the labels rather than labels down to the scores: shrinking
                 # labels would drop exactly the thin classes that these papers are about.
                 logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
-                terms[name] = weight * cross_entropy(logits, labels)
+                terms[name] = weight * self.auxiliary_criterion(logits, labels, whole)
         if OFFSETS in prediction.maps:
             # Guided upsampling samples somewhere whatever the offset: without this term, which is 0 or
             # NaN, the loss would look sound.

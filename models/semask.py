@@ -14,6 +14,7 @@ Semantic Layers of T add 3.2 G to the 38.4 G multiply-accumulates of the plain o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from models.decoders.semantic_fpn import SemanticFPN
 from models.parts.layers import upsample
 from models.parts.semantic_layer import SemanticLayer, SemanticStart, semantic_decoder
 from models.released import ReleasedFormat
-from models.segmenter import IGNORE_LABEL, Prediction, Segmenter, check_images, cross_entropy
+from models.segmenter import IGNORE_LABEL, LabelCounts, Prediction, Segmenter, check_images
 
 BACKBONES = (NANO, *DEPTHS)
 """Backbones that are not timm's: the stand-in and Mix Transformer. Every Swin of timm is valid too."""
@@ -123,6 +124,7 @@ class SeMaskSegmenter(Segmenter):
     """
 
     training_only = frozenset({"prior_weight", "semantic_start", "drop_path"})
+    backbone_modules = frozenset({"encoder"})
 
     def __init__(
         self,
@@ -211,14 +213,21 @@ class SeMaskSegmenter(Segmenter):
             prediction.maps[name] = prior.detach()[..., : -(-height // stride), : -(-width // stride)]
         return prediction
 
+    @property
+    def predicts_masks(self) -> bool:
+        """See ``Segmenter``."""
+        return isinstance(self.decoder, MaskDecoder)
+
     def padded(self, x: Tensor, value: float = 0) -> Tensor:
         """Images or labels (.., H, W), filled up at the right and bottom to a size that the decoder takes."""
-        if not isinstance(self.decoder, MaskDecoder):
+        if not self.predicts_masks:
             return x
         right, bottom = (-side % MASK_DECODER_MULTIPLE for side in (x.shape[-1], x.shape[-2]))
         return F.pad(x, (0, right, 0, bottom), value=value) if right or bottom else x
 
-    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
+    def loss(
+        self, prediction: Prediction, labels: Tensor, whole: LabelCounts | None = None
+    ) -> dict[str, Tensor]:
         """See ``Segmenter.loss``. A mask decoder's own terms take the place of the one on the scores.
 
         Their weights are the authors', which normalise the masks' losses by the number of masks; the priors,
@@ -226,14 +235,19 @@ class SeMaskSegmenter(Segmenter):
         """
         terms = {}
         if "priors" in prediction.auxiliary:
-            seen = labels.masked_fill(labels >= self.prior_classes, IGNORE_LABEL)
-            seen = self.padded(seen, IGNORE_LABEL)
-            scores = upsample(prediction.auxiliary["priors"], seen.shape[-2:])
-            terms["priors"] = self.auxiliary_weights["priors"] * cross_entropy(scores, seen)
+            loss = self._prior_loss(prediction.auxiliary["priors"], labels, whole)
+            terms["priors"] = self.auxiliary_weights["priors"] * loss
         if isinstance(self.decoder, MaskDecoder):
-            return self.decoder.loss(prediction, self.padded(labels, IGNORE_LABEL)) | terms
+            return self.decoder.loss(prediction, self.padded(labels, IGNORE_LABEL), whole) | terms
         scores_only = Prediction(prediction.logits, maps=prediction.maps)
-        return super().loss(scores_only, labels) | terms
+        return super().loss(scores_only, labels, whole) | terms
+
+    def _prior_loss(self, priors: Tensor, labels: Tensor, whole: LabelCounts | None) -> Tensor:
+        """Of classes that the priors do not have, the pixels count as ignored ones."""
+        seen = self.padded(labels.masked_fill(labels >= self.prior_classes, IGNORE_LABEL), IGNORE_LABEL)
+        if whole is not None:
+            whole = replace(whole, of_class=whole.of_class[: self.prior_classes])
+        return self.auxiliary_criterion(upsample(priors, seen.shape[-2:]), seen, whole)
 
     def released_format(self) -> ReleasedFormat:
         """See ``Segmenter``. Semantic FPN's are those of mmsegmentation, the others those of detectron2."""

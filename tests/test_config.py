@@ -128,7 +128,7 @@ REFUSED: list[tuple[str, Change, str, str]] = [
         "an unknown loss",
         lambda p: at(p, "recipes/plain").update(loss={"name": "ohm"}),
         "recipes.plain.loss",
-        "'cross-entropy', 'ohem', 'class-balanced'",
+        "'cross-entropy', 'ohem', 'hardest', 'lovasz', 'class-balanced', 'masks'",
     ),
     (
         "a loss's option of a wrong type",
@@ -159,6 +159,42 @@ REFUSED: list[tuple[str, Change, str, str]] = [
         lambda p: at(p, "recipes/plain/augmentation").update(scale=[2.0, 0.5]),
         "recipes.plain.augmentation",
         "smaller factor first",
+    ),
+    (
+        "no factors to resize by",
+        lambda p: at(p, "recipes/plain").update(augmentation={"factors": []}),
+        "recipes.plain.augmentation.factors",
+        "at least 1 item",
+    ),
+    (
+        "a factor that is not positive",
+        lambda p: at(p, "recipes/plain").update(augmentation={"factors": [0.5, -1.0]}),
+        "recipes.plain.augmentation.factors.1",
+        "greater than 0, found -1.0",
+    ),
+    (
+        "two ways to resize",
+        lambda p: at(p, "recipes/plain/augmentation").update(short_sides=[32]),
+        "recipes.plain.augmentation",
+        "scale and short_sides are given together",
+    ),
+    (
+        "a limit of what is not resized",
+        lambda p: at(p, "recipes/plain/augmentation").update(longest_side=64),
+        "recipes.plain.augmentation",
+        "longest_side is given without short_sides",
+    ),
+    (
+        "an unknown kind of parameters",
+        lambda p: at(p, "recipes/plain").update(no_decay=["norms"]),
+        "recipes.plain.no_decay.0",
+        "'layer-norms', 'batch-norms', 'group-norms'",
+    ),
+    (
+        "an empty micro-batch",
+        lambda p: at(p, "profiles/tiny/training").update(micro_batch=0),
+        "profiles.tiny.training.micro_batch",
+        "greater than or equal to 1, found 0",
     ),
     (
         "a recipe that extends an unknown one",

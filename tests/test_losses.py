@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.training.losses import LOSSES, hard_pixels
-from models.segmenter import IGNORE_LABEL, Criterion, cross_entropy
+from experiments.training.lovasz import lovasz_softmax
+from models.segmenter import IGNORE_LABEL, Criterion, LabelCounts, cross_entropy
 
 
 def batch(
@@ -28,6 +30,7 @@ def batch(
 def criterion(name: str) -> Criterion:
     options: dict[str, dict[str, object]] = {
         "ohem": {"min_kept": 10},
+        "hardest": {"kept_per_image": 10},
         "class-balanced": {"class_counts": [50, 20, 20, 9, 1]},
     }
     return LOSSES[name](**options.get(name, {}))
@@ -103,6 +106,108 @@ def test_class_balanced_agrees_with_weighted_cross_entropy() -> None:
     torch.testing.assert_close(LOSSES["class-balanced"](class_counts=counts)(logits, labels), expected)
 
 
+def test_cross_entropy_over_all_pixels_counts_ignored_ones_as_zero() -> None:
+    logits, labels = batch(ignored=0.5)
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction="none")
+    torch.testing.assert_close(LOSSES["cross-entropy"](over="all")(logits, labels), losses.mean())
+
+
+def test_hardest_is_the_sum_over_the_hardest_pixels_of_each_group_over_all_pixels() -> None:
+    logits, labels = batch(ignored=0.2)
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_LABEL, reduction="none").flatten(1)
+    by_image = losses.sort(dim=1, descending=True).values[:, :7].sum() / losses.numel()
+    torch.testing.assert_close(LOSSES["hardest"](kept_per_image=7, group=1)(logits, labels), by_image)
+    together = losses.flatten().sort(descending=True).values[:14].sum() / losses.numel()
+    torch.testing.assert_close(LOSSES["hardest"](kept_per_image=7)(logits, labels), together)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_parts_of_whole_groups_add_up_to_the_batch(name: str) -> None:
+    parts = [batch(ignored=0.1, seed=1), batch(ignored=0.8, seed=2)]
+    logits, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    options: dict[str, dict[str, object]] = {
+        "ohem": {"min_kept": 10, "group": 2},
+        "hardest": {"kept_per_image": 10, "group": 2},
+        "lovasz": {"group": 2},
+        "class-balanced": {"class_counts": [50, 20, 20, 9, 1]},
+    }
+    loss = LOSSES[name](**options.get(name, {}))
+    whole = LabelCounts.of(labels, 5)
+    added = torch.stack([loss(*part, whole) for part in parts]).sum()
+    torch.testing.assert_close(added, loss(logits, labels))
+
+
+class TestLovasz:
+    """Against the definition: the Lovasz extension of the Jaccard loss (Berman et al., CVPR 2018)."""
+
+    @staticmethod
+    def jaccard_loss(true: list[bool], mistaken: set[int]) -> float:
+        """One minus the intersection over union of a class when these pixels are mistaken."""
+        of_class = {pixel for pixel, is_true in enumerate(true) if is_true}
+        union = of_class | mistaken
+        return 1 - len(of_class - mistaken) / len(union) if union else 0.0
+
+    def extension(self, errors: list[float], true: list[bool]) -> float:
+        """By levels: the integral over t in [0, 1] of the loss where all errors above t are mistakes."""
+        levels = sorted({0.0, *errors})
+        total = 0.0
+        for low, high in pairwise(levels):
+            mistaken = {pixel for pixel, error in enumerate(errors) if error >= high}
+            total += (high - low) * self.jaccard_loss(true, mistaken)
+        return total
+
+    @settings(deadline=None)
+    @given(st.integers(0, 10_000), st.integers(1, 4), st.floats(0, 0.9))
+    def test_it_is_the_extension_of_the_jaccard_loss_averaged_over_the_classes_that_occur(
+        self, seed: int, classes: int, ignored: float
+    ) -> None:
+        logits, labels = batch(classes, 2, 3, ignored=ignored, seed=seed)
+        probabilities = logits.double().softmax(dim=1).movedim(1, -1)
+        kept = labels != IGNORE_LABEL
+        found = lovasz_softmax(logits, labels).item()
+        expected = []
+        for k in labels[kept].unique().tolist():
+            true = (labels[kept] == k).tolist()
+            errors = [abs(t - p) for t, p in zip(true, probabilities[kept][:, k].tolist(), strict=True)]
+            expected.append(self.extension(errors, true))
+        assert found == pytest.approx(sum(expected) / max(1, len(expected)), abs=1e-5)
+
+    def test_a_prediction_without_doubt_costs_one_minus_the_mean_iou(self) -> None:
+        labels = torch.tensor([[[0, 0, 1, 1]]])
+        logits = 200.0 * F.one_hot(torch.tensor([[[0, 1, 1, 1]]]), 2).movedim(-1, 1)
+        assert lovasz_softmax(logits, labels).item() == pytest.approx(1 - (1 / 2 + 2 / 3) / 2)
+
+    @settings(deadline=None)
+    @given(st.tuples(st.booleans(), st.booleans()), st.floats(0, 1), st.floats(0, 1))
+    def test_on_two_pixels_it_is_the_convex_closure(
+        self, true: tuple[bool, bool], first: float, second: float
+    ) -> None:
+        """The greatest convex function below the loss at the corners: the cheapest mixture of them."""
+        corner = {
+            (a, b): self.jaccard_loss(list(true), {i for i, wrong in enumerate((a, b)) if wrong})
+            for a in (0, 1)
+            for b in (0, 1)
+        }
+        # Mixtures of the four corners with these means differ in the weight of (1, 1) alone.
+        weights = (max(0.0, first + second - 1), min(first, second))
+        closure = min(
+            w * corner[1, 1]
+            + (first - w) * corner[1, 0]
+            + (second - w) * corner[0, 1]
+            + (1 - first - second + w) * corner[0, 0]
+            for w in weights
+        )
+        assert self.extension([first, second], list(true)) == pytest.approx(closure, abs=1e-9)
+
+    def test_its_gradient_lowers_it(self) -> None:
+        logits, labels = batch()
+        logits.requires_grad_()
+        before = lovasz_softmax(logits, labels)
+        before.backward()
+        assert logits.grad is not None
+        assert lovasz_softmax(logits.detach() - 10 * logits.grad, labels) < before
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_batch_without_labels_gives_zero_and_a_zero_gradient(name: str) -> None:
     logits, labels = batch(ignored=1.1)
@@ -138,6 +243,8 @@ def test_half_precision_logits_are_scored_in_float32(name: str, dtype: torch.dty
         ("ohem", {"threshold": 0}, "threshold is 0"),
         ("ohem", {"threshold": 1.5}, "threshold is 1.5"),
         ("ohem", {"min_kept": -1}, "min_kept is -1"),
+        ("hardest", {"kept_per_image": 0}, "kept_per_image is 0"),
+        ("lovasz", {"weight": -1.0}, "weight is -1.0"),
         ("class-balanced", {"class_counts": [0, 0]}, r"class_counts are \[0, 0\]"),
         ("class-balanced", {"class_counts": [3, -1]}, r"class_counts are \[3, -1\]"),
     ],

@@ -20,26 +20,21 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torchvision import tv_tensors
 
-import models
 from experiments.config.params import load_params
 from experiments.config.recipes import (
-    Augmentation,
     ClassBalancedSettings,
-    ColourJitter,
     CrossEntropySettings,
     PolySchedule,
     Recipe,
     StepSchedule,
     Warmup,
 )
-from experiments.samples.augment import Augment
 from experiments.samples.network_input import NetworkInput
 from experiments.samples.prepared import PreparedDataset
 from experiments.samples.stream import TrainingSamples
 from experiments.training import schedules
 from experiments.training.checkpoints import read_checkpoint
 from experiments.training.losses import create_criterion
-from experiments.training.optimizers import create_optimizer
 
 KEY = "spgnet-small"
 SEED_0 = Path("results/tiny/train") / KEY / "seed-0"
@@ -80,37 +75,6 @@ class TestSchedule:
     def test_poly_and_warm_up_multiply(self) -> None:
         plan = recipe(schedule=PolySchedule(power=1.0), warmup=Warmup(steps=10, ratio=0.5))
         assert schedules.learning_rate(5, plan) == pytest.approx(0.1 * 0.95 * 0.75)
-
-
-class TestOptimizer:
-    def test_norms_and_position_biases_are_free_of_decay_where_the_recipe_says_so(self) -> None:
-        model = models.create("semask", 3, backbone="swin_nano")
-        optimizer = create_optimizer(model, recipe(optimizer="adamw", weight_decay=0.05, decay_norms=False))
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        free = {names[id(p)] for g in optimizer.param_groups if g["weight_decay"] == 0 for p in g["params"]}
-        decayed = {names[id(p)] for g in optimizer.param_groups if g["weight_decay"] > 0 for p in g["params"]}
-        assert free | decayed == set(names.values())
-        assert any("relative_position_bias" in name for name in free)
-        assert not any("relative_position_bias" in name or "norm" in name for name in decayed)
-        # Nothing else but the batch norms: the biases of linear layers and lambda decay.
-        others = {n for n in free if "relative_position_bias" not in n and "norm" not in n}
-        assert others
-        assert all(name.startswith("decoder.scale_heads") for name in others)
-        assert any(name.endswith("attention.lambda_") for name in decayed)
-
-    def test_by_default_everything_decays(self) -> None:
-        optimizer = create_optimizer(torch.nn.BatchNorm2d(3), recipe(weight_decay=0.1))
-        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1]
-
-
-def test_each_colour_changes_with_its_own_probability() -> None:
-    settings = Augmentation(mirror=False, scale=None, colour=ColourJitter(probability=0.5, brightness=0.4))
-    augment = Augment(settings, (8, 8), NetworkInput([0.0] * 3, [1.0] * 3))
-    image = tv_tensors.Image(torch.full((3, 8, 8), 100, dtype=torch.uint8))
-    labels = tv_tensors.Mask(torch.zeros(8, 8, dtype=torch.uint8))
-    torch.manual_seed(0)
-    changed = [bool((augment(image, labels)[0] - 100 / 255).abs().max() > 1e-3) for _ in range(200)]
-    assert 70 < sum(changed) < 130
 
 
 class TestNetworkInput:
@@ -167,7 +131,7 @@ class TestStream:
         assert image.shape == (3, 32, 64)
         assert labels.shape == (32, 64)
         assert (labels[16:] == 255).all()
-        assert image[:, 16:].abs().max() < 0.02  # the mean colour, to the nearest of 256 levels
+        assert not image[:, 16:].any()  # the mean colour
 
     def test_image_and_labels_are_mirrored_together(self, prepared: Workspace) -> None:
         data = scenes()
@@ -417,6 +381,8 @@ class TestRun:
     ) -> None:
         prepared.profile["recipe"] |= {"learning_rate": {"sgd": 1e30}, "steps": 6}
         prepared.params["experiments"][KEY] |= {"model": model, "options": options}
+        if "decoder" in options:
+            prepared.params["recipes"]["plain"]["loss"] = {"name": "masks"}
         prepared.write()
         # In a process of its own: kernels of offsets once ended it without a word.
         done = prepared.stage("train", KEY, "--workers", "0")

@@ -17,7 +17,19 @@ class TrainingSettings(StrictModel):
     """How training runs on the machine; no setting here is part of a paper."""
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of autocast; weights and losses stay in float32."""
+    """Of autocast; weights, losses and deformable attention stay in float32."""
+    micro_batch: Count | None = None
+    """Images that a device takes at once. Their gradients are summed until the recipe's batch is complete;
+    ``null`` takes a device's whole share. Batch norm sees what a forward pass holds: the micro-batches of
+    all devices."""
+    recompute: bool = False
+    """Activation checkpointing: the blocks of the backbone compute their activations again in the backward
+    pass instead of keeping them. The same training in less memory and more time."""
+    channels_last: bool = False
+    """Keeps feature maps with their channels last in memory, which convolutions in half precision on a GPU
+    are faster with."""
+    compile: bool = False
+    """Trains through ``torch.compile``."""
     threads: Natural = 1
     """Cores that one training uses. Sums depend on it in their last digits, so it is part of what a
     training is. 0 takes what torch finds: for GPUs, where it decides nothing."""
@@ -27,6 +39,12 @@ class TrainingSettings(StrictModel):
     """Steps between checkpoints."""
     log_every: Count = 10
     """Steps between rows of ``history.csv``."""
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that a training's result depends on, if only in its last digits."""
+        return self.model_dump(
+            include={"precision", "threads", "micro_batch", "recompute", "channels_last", "compile"}
+        )
 
 
 class EvaluationSettings(StrictModel):

@@ -123,8 +123,12 @@ class Params(StrictModel):
         return [self.run(key) for key in (self.experiments if keys is None else keys)]
 
 
-def load_params(path: Path = paths.PARAMS) -> Params:
+def load_params(path: Path = paths.PARAMS, profile: str | None = None) -> Params:
     """Reads and validates a params file.
+
+    Args:
+        path: of the file.
+        profile: to put in force in place of the file's own.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or says something impossible.
@@ -144,6 +148,8 @@ def load_params(path: Path = paths.PARAMS) -> Params:
         raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {type(values).__name__}, expected a mapping with the key 'profile'")
+    if profile is not None:
+        values["profile"] = profile
     try:
         params = Params.model_validate(values)
     except ValidationError as error:

@@ -98,8 +98,7 @@ class Run:
             "model": self.experiment.model,
             "options": options,
             "recipe": self.recipe.training_settings() | {"pretrained": self._weights_content()},
-            "precision": training.precision,
-            "threads": training.threads,
+            **training.deciding(),
         }
 
     def training_digest(self, seed: int, data: str) -> str:

@@ -79,4 +79,7 @@ def at(where: str, error: ValidationError) -> PydanticCustomError:
     return PydanticCustomError("part", "{problem}", {"problem": message, "key": ".".join([where, *path])})
 
 
-_UNION_MEMBERS = {"poly", "step", "bool", "str", "cross-entropy", "ohem", "class-balanced"}
+_UNION_MEMBERS = {
+    "poly", "step", "bool", "str",
+    "cross-entropy", "ohem", "hardest", "lovasz", "class-balanced", "masks",
+}  # fmt: skip

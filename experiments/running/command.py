@@ -51,7 +51,7 @@ def add_spreading(parser: argparse.ArgumentParser, *, seeds: bool) -> None:
     """Adds what spreads a stage's jobs over processes, machines and time."""
     if seeds:
         parser.add_argument(
-            "--seeds", nargs="+", type=_natural, metavar="N", help="instead of the seeds of params.yaml"
+            "--seeds", nargs="+", type=natural, metavar="N", help="instead of the seeds of params.yaml"
         )
     parser.add_argument(
         "--shard", type=_shard, default=Shard(1, 1), metavar="I/N",
@@ -62,7 +62,7 @@ def add_spreading(parser: argparse.ArgumentParser, *, seeds: bool) -> None:
         help=f"stop in time, with checkpoints; exit code {stopping.OUT_OF_TIME} if something is left",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=_natural, metavar="N",
+        "--workers", type=natural, metavar="N",
         help="worker processes; 0 does the work in this one. Default: one for each GPU, else cores / threads",
     )  # fmt: skip
 
@@ -132,7 +132,8 @@ def run(stage: str, main: Callable[[], None]) -> None:
         stopping.restore()
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
+    """A whole number of the command line, at least 0."""
     if not re.fullmatch(r"\d{1,9}", text):
         raise argparse.ArgumentTypeError(f"'{text}'; expected a whole number, at least 0")
     return int(text)

@@ -57,6 +57,12 @@ class Devices:
         dtype = _DTYPES[precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
+    def supports(self, precision: str) -> bool:
+        """Whether the device computes in this precision itself, and does not emulate it."""
+        if precision == "bfloat16" and self.on_gpu:
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return True
+
     def synchronize(self) -> None:
         """Waits until the device has done all its work."""
         if self.on_gpu:

@@ -78,6 +78,10 @@ class ProfilePaths:
         """What the first seed makes of a few images."""
         return self.results / "predictions" / experiment
 
+    def dry_run(self, experiment: str) -> Path:
+        """What a training of an experiment would be."""
+        return self.results / "dry-run" / experiment
+
     @property
     def metrics(self) -> Path:
         """The few numbers of each experiment that ``dvc metrics`` shows."""

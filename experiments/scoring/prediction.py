@@ -102,7 +102,7 @@ def of_checkpoint(params: Params, key: str, checkpoint: Path) -> Predictor:
     network = NetworkFile(
         run.experiment.model, run.experiment.options, len(classes), checkpoint, released=True, remedy=remedy
     )
-    return Predictor(network, classes, NetworkInput.of_released(run.paper_recipe), run.paper_recipe)
+    return Predictor(network, classes, NetworkInput.of_pretrained(run.paper_recipe), run.paper_recipe)
 
 
 def find_images(given: Sequence[Path]) -> dict[Path, Path]:

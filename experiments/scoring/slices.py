@@ -226,7 +226,9 @@ def of_checkpoint(params: Params, key: str, checkpoint: Path) -> SlicedEvaluatio
 def released_digest(run: Run) -> str:
     """Digest of what decides the scores of a released checkpoint, beside the file and the images."""
     model = run.experiment.model
-    recipe = run.paper_recipe.model_dump(mode="json", include={"single_scale", "multi_scale", "pretrained"})
+    recipe = run.paper_recipe.model_dump(
+        mode="json", include={"single_scale", "multi_scale", "normalisation"}
+    )
     code = digests.of_model_code(model, digests.SCORING_CODE)
     return digests.of_value([model, run.experiment.options, recipe, code])
 

@@ -6,37 +6,54 @@ Everything in this folder, and in ``samples``, decides what the weights become.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-import models
 from experiments.config.run import Run
 from experiments.running import digests, stopping, storage
-from experiments.running.devices import Devices, open_devices
+from experiments.running.devices import open_devices
 from experiments.running.errors import StageError
 from experiments.running.provenance import provenance
 from experiments.running.work import Context
 from experiments.samples.network_input import NetworkInput
 from experiments.samples.prepared import PreparedDataset
 from experiments.samples.stream import TrainingSamples
+from experiments.training.batches import part_batches
 from experiments.training.checkpoints import TrainingState
 from experiments.training.folder import TrainingFolder
-from experiments.training.losses import create_criterion
-from experiments.training.optimizers import create_optimizer
-from experiments.training.parallel import any_stop_requested, seed_everything, wrap
+from experiments.training.parallel import any_stop_requested
 from experiments.training.schedules import learning_rate
+from experiments.training.setup import Setup, set_up
+from experiments.training.step import take_step
+from models import Segmenter
 
 _HISTORY_EVERY = 2.0
 """Seconds between two writes of a growing ``history.csv``."""
 
 
-def train(context: Context, run: Run, data: PreparedDataset, seed: int, digest: str) -> str:
+class Observer(Protocol):
+    """Watches a training in the process that writes its files, and changes nothing."""
+
+    def row(self, values: dict[str, float]) -> None:
+        """Takes a new row of ``history.csv``."""
+
+    def checkpoint(self, step: int, model: Segmenter) -> None:
+        """Takes the model at a checkpoint and at the end."""
+
+
+def train(
+    context: Context,
+    run: Run,
+    data: PreparedDataset,
+    seed: int,
+    digest: str,
+    observer: Observer | None = None,
+) -> str:
     """Trains one seed of a run and writes its folder; a killed training goes on from its checkpoint.
 
     Returns:
@@ -52,38 +69,18 @@ def train(context: Context, run: Run, data: PreparedDataset, seed: int, digest: 
             folder.make_room(digest)
             folder.path.mkdir(parents=True, exist_ok=True)
             storage.clear_partials(folder.path)
-        state, parallel = _build(run, data, seed, digest, devices, folder)
+        setup = set_up(run, data, seed, devices, run.weights())
+        state = TrainingState(folder, digest, setup.model, setup.optimizer, setup.scaler, devices)
         started, first = time.perf_counter(), state.resume(context.say)
         if devices.is_main:
             context.say(f"{run.key} seed {seed}: {_announcement(run, first)}")
-        _take_steps(context, run, data, seed, devices, parallel, state)
+            for line in setup.warnings():
+                context.say(f"{run.key} seed {seed}: {line}")
+        _take_steps(context, run, data, seed, setup, state, observer if devices.is_main else None)
         seconds = time.perf_counter() - started
         if devices.is_main:
-            _write(run, data, seed, digest, devices, state, seconds / max(1, run.recipe.steps - first))
+            _write(run, data, seed, digest, setup, state, seconds / max(1, run.recipe.steps - first))
     return f"{run.recipe.steps - first} steps in {seconds:.1f} s, loss {state.history[-1]['loss']:.3f}"
-
-
-def _build(
-    run: Run, data: PreparedDataset, seed: int, digest: str, devices: Devices, folder: TrainingFolder
-) -> tuple[TrainingState, nn.Module]:
-    """The model and all that goes with it, as they are before the first step."""
-    recipe = run.recipe
-    if recipe.batch_size % devices.world_size:
-        raise StageError(
-            f"batch_size {recipe.batch_size} does not divide over {devices.world_size} devices; "
-            "change one of them"
-        )
-    seed_everything(seed)
-    try:
-        model = models.create(
-            run.experiment.model, len(data.classes), pretrained=run.weights(), **run.options
-        )
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
-        raise StageError(str(error)) from None
-    model.criterion = create_criterion(recipe.loss, data.train.class_pixels)
-    parallel = wrap(model, devices).train()
-    scaler = torch.amp.GradScaler(devices.device.type, enabled=run.profile.training.precision == "float16")
-    return TrainingState(folder, digest, model, create_optimizer(model, recipe), scaler, devices), parallel
 
 
 def _announcement(run: Run, first: int) -> str:
@@ -109,34 +106,20 @@ def _take_steps(
     run: Run,
     data: PreparedDataset,
     seed: int,
-    devices: Devices,
-    parallel: nn.Module,
+    setup: Setup,
     state: TrainingState,
+    observer: Observer | None,
 ) -> None:
     """Takes the steps that are left, keeping ``state`` and its checkpoint up to date."""
-    recipe, training = run.recipe, run.profile.training
+    recipe, training, devices = run.recipe, run.profile.training, setup.devices
     samples = TrainingSamples(data, recipe, seed)
-    batches = _batches(samples, run, state.step, devices)
-    scaler = state.scaler
+    parts = part_batches(samples, recipe, setup.cut, devices, state.step, training.loader_workers)
     shown = written = time.monotonic()
     for step in range(state.step, recipe.steps):
-        images, labels, _ = next(batches)
         rate = learning_rate(step, recipe)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        with devices.autocast(training.precision):
-            prediction = parallel(images.to(devices.device, non_blocking=True))
-        terms = state.model.loss(prediction, labels.to(devices.device, non_blocking=True))
-        total = torch.stack(list(terms.values())).sum()
-        state.optimizer.zero_grad(set_to_none=True)
-        scaler.scale(total).backward()
-        if recipe.clip_gradient is not None:
-            scaler.unscale_(state.optimizer)
-            nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_gradient)
-        scaler.step(state.optimizer)
-        scaler.update()
+        batch = [next(parts)[:2] for _ in range(setup.cut.parts)]
+        state.recent.append(take_step(setup, batch, rate))
         state.step = step + 1
-        state.recent.append({"loss": total.detach(), **{k: v.detach() for k, v in terms.items()}})
         stop = any_stop_requested(devices) and state.step < recipe.steps
         log = state.step % training.log_every == 0 or state.step == recipe.steps
         checkpoint = stop or (state.step % training.checkpoint_every == 0 and state.step < recipe.steps)
@@ -147,11 +130,15 @@ def _take_steps(
         if log:
             state.history.append({"step": state.step, "learning_rate": rate, **_means(state.recent)})
             state.recent = []
+            if observer is not None:
+                observer.row(state.history[-1])
             if devices.is_main and now - written > _HISTORY_EVERY:
                 written = now
                 _write_history(state)
         if checkpoint and devices.is_main:
             state.save()
+        if observer is not None and (checkpoint or state.step == recipe.steps):
+            observer.checkpoint(state.step, state.model)
         if stop:
             raise stopping.Stopped(f"at step {state.step} of {recipe.steps}")
         if devices.is_main and now - shown > 0.2:
@@ -161,24 +148,6 @@ def _take_steps(
 
 def _means(recent: list[dict[str, Tensor]]) -> dict[str, float]:
     return {name: torch.stack([terms[name] for terms in recent]).mean().item() for name in recent[0]}
-
-
-def _batches(
-    samples: TrainingSamples, run: Run, first_step: int, devices: Devices
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """This process's share of every batch from ``first_step`` on: images, labels, positions."""
-    recipe = run.recipe
-    positions = range(first_step * recipe.batch_size, recipe.steps * recipe.batch_size)
-    loader = DataLoader(
-        samples,
-        batch_size=recipe.batch_size // devices.world_size,
-        sampler=positions[devices.rank :: devices.world_size],
-        num_workers=run.profile.training.loader_workers,
-        pin_memory=devices.on_gpu,
-        # A generator of its own: the loader draws a base seed, which must not move the global one.
-        generator=torch.Generator(),
-    )
-    return iter(loader)
 
 
 def _check_finite(state: TrainingState, samples: TrainingSamples, run: Run) -> None:
@@ -210,7 +179,7 @@ def _write(
     data: PreparedDataset,
     seed: int,
     digest: str,
-    devices: Devices,
+    setup: Setup,
     state: TrainingState,
     seconds_per_step: float,
 ) -> None:
@@ -232,12 +201,13 @@ def _write(
             "classes": [{"name": c.name, "colour": list(c.colour)} for c in data.classes],
             "network_input": asdict(NetworkInput.of(data, run.recipe)),
             "recipe": run.recipe.model_dump(mode="json"),
-            "precision": run.profile.training.precision,
-            "threads": run.profile.training.threads,
+            "parameter_groups": [group.described() for group in setup.groups],
+            "batch": {**asdict(setup.cut), "parts": setup.cut.parts},
+            **run.profile.training.deciding(),
             "digest": digest,
             # Of the last uninterrupted stretch; timings are no part of the result.
             "seconds_per_step": seconds_per_step,
-            **provenance(devices.description),
+            **provenance(setup.devices.description),
         },
     )
     for path in (folder.checkpoint, folder.previous_checkpoint):

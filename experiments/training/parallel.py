@@ -63,11 +63,13 @@ class _SynchronisedBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         dims = [0, *range(2, x.ndim)]
-        count = x.new_tensor([x.numel() / x.shape[1]])
-        total = all_reduce(torch.cat((x.sum(dims), x.square().sum(dims), count)))
-        sums, squares, count = total.split((x.shape[1], x.shape[1], 1))
-        mean = sums / count
-        variance = squares / count - mean.square()
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        total = all_reduce(torch.cat((x.sum(dims), x.new_tensor([x.numel() / x.shape[1]]))))
+        count = total[-1:]
+        mean = total[:-1] / count
+        deviation = x - mean.view(shape)
+        # Not the mean of squares less the squared mean, which few or distant values leave no digits of.
+        variance = all_reduce(deviation.square().sum(dims)) / count
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 assert self.num_batches_tracked is not None
@@ -76,9 +78,8 @@ class _SynchronisedBatchNorm(nn.BatchNorm2d):
                 self.running_mean.lerp_(mean.to(self.running_mean), share)
                 unbiased = variance * count / (count - 1).clamp(min=1)
                 self.running_var.lerp_(unbiased.to(self.running_var), share)
-        shape = (1, -1, *[1] * (x.ndim - 2))
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
             scale = scale * self.weight
-        normalised: Tensor = (x - mean.view(shape)) * scale.view(shape)
+        normalised: Tensor = deviation * scale.view(shape)
         return normalised + self.bias.view(shape) if self.affine else normalised

@@ -7,6 +7,7 @@ decoder, and the set loss. Importing them takes seconds; only what builds this d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -28,7 +29,7 @@ from models.decoders.mask_classification import (
     split_attention,
     with_prefix,
 )
-from models.segmenter import Prediction
+from models.segmenter import LabelCounts, Prediction
 
 PixelDecoderKind = Literal["plain", "fapn", "msfapn"]
 
@@ -79,6 +80,7 @@ class Mask2Former(MaskDecoder):
             "mask": config.mask_weight,
             "dice": config.dice_weight,
         }
+        self.no_object_weight = config.no_object_weight
         self.criterion = parts.Mask2FormerLoss(config, self.weights)
         self.points: int = config.train_num_points
 
@@ -92,11 +94,13 @@ class Mask2Former(MaskDecoder):
             self.classifier(torch.stack(decoded.intermediate_hidden_states[kept])).permute(2, 0, 1, 3),
         )
 
-    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
+    def loss(
+        self, prediction: Prediction, labels: Tensor, whole: LabelCounts | None = None
+    ) -> dict[str, Tensor]:
         """See ``MaskDecoder``. Sampled at 12 544 points of a mask, or as many as a smaller one has pixels."""
         points = min(self.points, prediction.auxiliary["masks"].shape[-2:].numel())
         self.criterion.num_points = self.criterion.matcher.num_points = points
-        return super().loss(prediction, labels)
+        return super().loss(prediction, labels, whole)
 
     def released_names(self) -> dict[str, str | Sequence[str]]:
         """See ``MaskDecoder``."""
@@ -166,7 +170,13 @@ class DeformablePixelDecoder(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Features, shallow to deep, to the three deeper levels, deepest first, and the mask feature at the
-        resolution of the shallowest."""
+        resolution of the shallowest. In float32 whatever autocast says, like the authors'."""
+        device = features[0].device.type
+        # A meta tensor, whose parameters are only counted, knows no autocast.
+        with torch.autocast(device, enabled=False) if device != "meta" else nullcontext():
+            return self._forward([feature.float() for feature in features])
+
+    def _forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         levels = [project(x) for project, x in zip(self.projections, reversed(features[1:]), strict=True)]
         sizes = [tuple(x.shape[-2:]) for x in levels]
         positions = [

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.segmenter import IGNORE_LABEL, Prediction
+from models.segmenter import IGNORE_LABEL, LabelCounts, Prediction
 
 PIXELS, QUERIES = r"sem_seg_head\.pixel_decoder\.", r"sem_seg_head\.predictor\."
 """Beginnings of the authors' parameter names, as regular expressions."""
@@ -36,6 +36,8 @@ class MaskDecoder(nn.Module):
 
     criterion: Any
     weights: dict[str, float]
+    no_object_weight: float
+    """Of "no object" in the loss on the classes."""
 
     def predict(self, features: Sequence[Tensor]) -> MaskSet:
         """Features (N, C_i, ~H / 2^i, ~W / 2^i), shallow to deep, to masks at (H, W)."""
@@ -52,12 +54,18 @@ class MaskDecoder(nn.Module):
         logits = semantic_scores(masks[:, -1], classes[:, -1], size)
         return Prediction(logits, {"masks": masks, "classes": classes} if self.training else {})
 
-    def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
+    def loss(
+        self, prediction: Prediction, labels: Tensor, whole: LabelCounts | None = None
+    ) -> dict[str, Tensor]:
         """The weighted terms, each summed over all D predictions (deep supervision).
 
         Args:
             prediction: what ``forward`` returned in training.
             labels: (N, H, W) int64. Ignored pixels belong to no mask, as in the authors' repository.
+            whole: of the batch of which these are a part, by whose masks the terms are divided. The authors
+                divide the loss on the masks by the masks of all devices, and the one on the classes by the
+                queries of one device; here both are over the whole batch, which does not depend on how it
+                is cut, and is the same on one device.
         """
         masks, classes = (prediction.auxiliary[name].float().unbind(1) for name in ("masks", "classes"))
         targets = [labelled_masks(image) for image in labels]
@@ -75,7 +83,20 @@ class MaskDecoder(nn.Module):
         for name, weight in self.weights.items():
             over_layers = [loss for key, loss in losses.items() if key.startswith(f"loss_{name}")]
             terms[name] = weight * torch.stack(over_layers).sum()
-        return terms
+        if whole is None:
+            return terms
+        # The criterion has divided by what the part holds.
+        queries, num_classes = classes[0].shape[1], classes[0].shape[2] - 1
+        part = LabelCounts.of(labels, num_classes)
+        of_masks = part.masks.clamp(min=1) / whole.masks.clamp(min=1)
+        of_classes = self._class_weight(part, queries) / self._class_weight(whole, queries)
+        return {
+            name: term * (of_classes if name == "cross_entropy" else of_masks) for name, term in terms.items()
+        }
+
+    def _class_weight(self, counts: LabelCounts, queries: int) -> Tensor:
+        """Weights of all queries together in the loss on the classes: one of them answers for each mask."""
+        return counts.masks + self.no_object_weight * (counts.images * queries - counts.masks)
 
 
 def labelled_masks(labels: Tensor) -> tuple[Tensor, Tensor]:

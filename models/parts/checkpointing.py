@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,25 @@ from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 def run_checkpointed(module: nn.Module, *inputs: Tensor, checkpoint: bool) -> Tensor:
     """``module(*inputs)``; with ``checkpoint``, its activations are recomputed in the backward pass."""
-    output: Tensor
-    if not (checkpoint and torch.is_grad_enabled()):
-        output = module(*inputs)
-    elif torch.compiler.is_compiling():  # a compiled graph updates buffers once, whatever it recomputes
-        output = recompute_in_backward(module, *inputs, use_reentrant=False)
-    else:
-        output = recompute_in_backward(
-            module, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), buffers_kept(module))
-        )
+    output: Tensor = recomputed(module, module, *inputs) if checkpoint else module(*inputs)
     return output
+
+
+def recomputed(forward: Callable[..., Any], module: nn.Module, *inputs: Any) -> Any:
+    """``forward(*inputs)``, of which only the inputs are kept for the backward pass.
+
+    Args:
+        forward: the module, or what it does.
+        module: whose buffers a second forward pass must not change again.
+        inputs: of the forward pass.
+    """
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+    if torch.compiler.is_compiling():  # a compiled graph updates buffers once, whatever it recomputes
+        return recompute_in_backward(forward, *inputs, use_reentrant=False)
+    return recompute_in_backward(
+        forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), buffers_kept(module))
+    )
 
 
 @contextmanager
