@@ -44,3 +44,9 @@ def upsample(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Ten
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """(N, C, H, W) with zeros below and to the right, up to the next multiple of so many pixels."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple))
