@@ -87,6 +87,12 @@ class SQ(Segmenter):
             self.refinements.append(Refinement(deep, channels))
             deep = 2 * channels
         self.classifier = nn.ConvTranspose2d(deep, num_classes, 3, stride=2, padding=1, output_padding=1)
+        for module in (*self.context.modules(), *self.refinements.modules()):
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                # Nothing here is normalised, so the size of the features depends on that of the weights.
+                nn.init.kaiming_normal_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     @classmethod
     def check_backbone(cls, name: str) -> None:
