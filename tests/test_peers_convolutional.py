@@ -166,6 +166,16 @@ def test_channel_attention_is_the_plain_formula() -> None:
     torch.testing.assert_close(attention(features), expected)
 
 
+def test_channel_attention_does_not_depend_on_mixed_precision() -> None:
+    torch.manual_seed(0)
+    attention = danet.ChannelAttention()
+    nn.init.constant_(attention.gamma, 0.7)
+    features = 30 * torch.rand(1, 6, 20, 30)
+    expected = attention(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(attention(features), expected)
+
+
 class LiveMemory(TorchDispatchMode):
     """Adds up the bytes of all tensors that exist at a time, and keeps the most."""
 

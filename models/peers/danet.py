@@ -12,6 +12,7 @@ SPGNet's table says 2878.9 G: 1.4 % fewer. A deep stem, which the authors' comma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,9 @@ class PositionAttention(nn.Module):
 class ChannelAttention(nn.Module):
     """Adds to every channel a sum over all channels, weighted by their similarity (section 3.3).
 
-    The authors' code turns the similarities around before the softmax, so that unlike channels weigh most.
+    The authors' code turns the similarities around before the softmax, so that unlike channels weigh most. A
+    similarity is a sum over all positions, too large for half precision to tell from its neighbours; so all
+    of this is in float32, whatever the rest is in.
     """
 
     def __init__(self) -> None:
@@ -68,11 +71,19 @@ class ChannelAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, C, h, w) to features of the same shape."""
-        flat = features.flatten(2)  # (N, C, hw)
-        similarity = flat @ flat.transpose(1, 2)  # (N, C, C)
-        weights = (similarity.amax(dim=-1, keepdim=True) - similarity).softmax(dim=-1)
-        summed: Tensor = self.gamma * (weights @ flat).view_as(features) + features
+        with _without_autocast(features.device.type):
+            flat = features.to(torch.promote_types(features.dtype, torch.float32)).flatten(2)  # (N, C, hw)
+            similarity = flat @ flat.transpose(1, 2)  # (N, C, C)
+            weights = (similarity.amax(dim=-1, keepdim=True) - similarity).softmax(dim=-1)
+            attended = (weights @ flat).view_as(features)
+        summed: Tensor = self.gamma * attended + features
         return summed
+
+
+def _without_autocast(device: str) -> AbstractContextManager[None]:
+    """No mixed precision on a type of device; the meta device has none to begin with."""
+    available = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if available else nullcontext()
 
 
 class DANet(Segmenter):
