@@ -17,11 +17,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import models
+from experiments.measuring import counting
 from experiments.measuring.counting import count_macs, count_parameters
 from models import backbones
 from models.backbones.squeezenet import SqueezeNet
-from models.parts.layers import pad_to_multiple
-from models.peers import danet, denseaspp, enet, erfnet
+from models.parts.layers import pad_to_multiple, unpool
+from models.peers import danet, denseaspp, enet, erfnet, segnet
 from models.peers.danet import PositionAttention
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -86,6 +87,15 @@ def test_logits_have_the_size_of_any_image(name: str, size: tuple[int, int]) -> 
     assert prediction.logits.shape == (1, 5, *size)
     assert prediction.logits.isfinite().all()
     assert prediction.auxiliary == {}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_both_counters_count_the_same(name: str) -> None:
+    options = SMALL[name]
+    with torch.device("meta"):
+        network = models.create(name, 5, **options).eval().requires_grad_(False)
+    macs, _ = count_macs(network, (128, 256))
+    assert counting._check_macs(name, options, 5, network, macs) == pytest.approx(macs, rel=0.001)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -329,6 +339,11 @@ def test_padding_goes_below_and_to_the_right(size: tuple[int, int]) -> None:
     assert padded.count_nonzero() == images.count_nonzero()
 
 
+def test_unpooling_is_torchs() -> None:
+    values, places = F.max_pool2d(torch.randn(2, 3, 6, 10), 2, return_indices=True)
+    torch.testing.assert_close(unpool(values, places), F.max_unpool2d(values, places, [2, 2]), rtol=0, atol=0)
+
+
 def test_enets_shortcut_puts_values_where_the_maxima_were() -> None:
     torch.manual_seed(0)
     up = enet.Upsampling(4, 4).eval()
@@ -347,19 +362,19 @@ def test_enets_shortcut_puts_values_where_the_maxima_were() -> None:
 def test_segnet_unpools_each_stage_to_the_places_of_its_own_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Tensor] = []
     used: list[Tensor] = []
-    pool, unpool = F.max_pool2d, F.max_unpool2d
+    pool = F.max_pool2d
 
     def noted_pool(*args: Any, **options: Any) -> Any:
         values, places = pool(*args, **options)
         found.append(places)
         return values, places
 
-    def noted_unpool(values: Tensor, places: Tensor, window: list[int]) -> Tensor:
+    def noted_unpool(values: Tensor, places: Tensor) -> Tensor:
         used.append(places)
-        return unpool(values, places, window)
+        return unpool(values, places)
 
     monkeypatch.setattr(F, "max_pool2d", noted_pool)
-    monkeypatch.setattr(F, "max_unpool2d", noted_unpool)
+    monkeypatch.setattr(segnet, "unpool", noted_unpool)
     model = models.create("segnet", 5, backbone="vgg8_bn_narrow").eval()
     with torch.no_grad():
         model(torch.randn(1, 3, 45, 70))

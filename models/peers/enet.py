@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbones.base import no_imagenet_weights
-from models.parts.layers import pad_to_multiple
+from models.parts.layers import pad_to_multiple, unpool
 from models.segmenter import Prediction, Segmenter, check_images
 
 STAGE: tuple[tuple[int, bool], ...] = (
@@ -139,7 +139,7 @@ class Upsampling(nn.Module):
 
     def forward(self, features: Tensor, places: Tensor) -> Tensor:
         """(N, in_channels, h, w) and places (N, out_channels, h, w) to (N, out_channels, 2h, 2w)."""
-        return F.relu(self.residual(features) + F.max_unpool2d(self.shortcut(features), places, [2, 2]))
+        return F.relu(self.residual(features) + unpool(self.shortcut(features), places))
 
 
 class ENet(Segmenter):

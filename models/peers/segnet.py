@@ -18,7 +18,7 @@ from torchvision.models.vgg import make_layers
 
 from models.backbones.base import no_imagenet_weights
 from models.backbones.timm_models import timm_features
-from models.parts.layers import ConvNormAct, pad_to_multiple
+from models.parts.layers import ConvNormAct, pad_to_multiple, unpool
 from models.segmenter import Prediction, Segmenter, check_images
 
 NARROW = "vgg8_bn_narrow"
@@ -71,7 +71,7 @@ class SegNet(Segmenter):
             features, found = F.max_pool2d(stage(features), 2, return_indices=True)
             places.append(found)
         for stage in reversed(self.decoder):
-            features = stage(F.max_unpool2d(features, places.pop(), [2, 2]))
+            features = stage(unpool(features, places.pop()))
         return Prediction(features[..., :height, :width])
 
 
