@@ -14,6 +14,7 @@ import timm
 
 from models.backbones import drn
 from models.backbones.base import Backbone, no_imagenet_weights
+from models.backbones.densenet import DilatedDenseNet
 from models.backbones.timm_models import TimmBackbone
 
 __all__ = ["Backbone", "TimmBackbone", "check_name", "create"]
@@ -38,6 +39,7 @@ def create(
     *,
     levels: Sequence[int] = (1, 2, 3, 4),
     pretrained: bool | str = False,
+    output_stride: int | None = None,
     **options: Any,
 ) -> Backbone:
     """Builds a backbone.
@@ -47,11 +49,13 @@ def create(
         levels: indices of the feature levels to return; 1 to 4 are strides 4 to 32 of a ResNet, and
             4, 8, 8 and 8 of a DRN.
         pretrained: ImageNet weights from the hub (``True``) or from a local file (its path).
+        output_stride: 8 or 16: the stride that the deepest features stop at, with dilation in place of the
+            strides that are left out. By default the model's own, and a DRN always keeps its 8.
         options: further keywords of the timm model; a DRN has none.
 
     Raises:
-        ValueError: unknown name, a model without these feature levels, or a weight file of another
-            model.
+        ValueError: unknown name, a model without these feature levels or this output stride, or a weight
+            file of another model.
         FileNotFoundError: no weight file at the path.
         ConnectionError: the hub cannot be reached.
     """
@@ -61,9 +65,20 @@ def create(
             raise ValueError(f"backbone {name!r} has no option {next(iter(options))!r}")
         network: Backbone = drn.DRN(name, levels, pretrained)
         return network
+    if output_stride is not None:
+        if output_stride not in (8, 16):
+            raise ValueError(f"output_stride is {output_stride!r}; expected 8 or 16")
+        if name.startswith("densenet"):
+            return DilatedDenseNet(name, levels, pretrained, output_stride)
+        options["output_stride"] = output_stride
     if name in _DEEP_STEM:
         if pretrained is True:
             raise no_imagenet_weights(name)
         options = {"stem_type": "deep", "stem_width": 64, **options}
         name = _DEEP_STEM[name]
-    return TimmBackbone(name, levels, pretrained, **options)
+    try:
+        return TimmBackbone(name, levels, pretrained, **options)
+    except TypeError as error:
+        if "output_stride" not in str(error):
+            raise
+        raise ValueError(f"backbone {name!r} cannot stop at stride {output_stride}: {error}") from error

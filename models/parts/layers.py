@@ -44,3 +44,26 @@ def upsample(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Ten
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def unpool(x: Tensor, places: Tensor) -> Tensor:
+    """Undoes a 2 x 2 max pooling: puts every value where the maximum was, and zeros elsewhere.
+
+    It is ``F.max_unpool2d``, which neither has a deterministic form on a GPU nor can be traced.
+
+    Args:
+        x: (N, C, h, w).
+        places: (N, C, h, w), as ``F.max_pool2d`` returns them for sides that are even.
+
+    Returns:
+        (N, C, 2h, 2w).
+    """
+    batch, channels, height, width = x.shape
+    zeros = x.new_zeros(batch, channels, 4 * height * width)
+    return zeros.scatter(2, places.flatten(2), x.flatten(2)).view(batch, channels, 2 * height, 2 * width)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """(N, C, H, W) with zeros below and to the right, up to the next multiple of so many pixels."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple))
