@@ -23,6 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gun": {"backbone": "drn_d_14_narrow"},
     "semask": {"backbone": "swin_nano"},
     "alignseg": {"backbone": "resnet18s"},
+    "fcn8s": {"backbone": "vgg8_bn_narrow"},
 }
 
 
