@@ -12,7 +12,7 @@ import models
 from models.backbones import vgg
 
 NARROW = "vgg8_bn_narrow"
-SYSTEMS = ["fcn8s"]
+SYSTEMS = ["fcn8s", "crf_rnn", "deeplab", "dilation10"]
 
 
 def parameters(name: str, num_classes: int, **options: Any) -> int:
@@ -29,6 +29,9 @@ def images(*shape: int) -> Tensor:
     ("name", "millions"),
     [
         ("fcn8s", 134),  # Long et al., table 1
+        ("crf_rnn", 134),  # FCN-8s, and a few hundred of the CRF
+        ("deeplab", 20.5),  # Chen et al., table 2
+        ("dilation10", 134),  # the front end is as wide as FCN-8s
     ],
 )
 def test_parameters_are_the_references(name: str, millions: float) -> None:
