@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "semask": {"backbone": "swin_nano"},
     "alignseg": {"backbone": "resnet18s"},
     "fcn8s": {"backbone": "vgg8_bn_narrow"},
+    "adelaide": {"backbone": "vgg8_bn_narrow"},
     "crf_rnn": {"backbone": "vgg8_bn_narrow"},
     "deeplab": {"backbone": "vgg8_bn_narrow"},
     "dilation10": {"backbone": "vgg8_bn_narrow"},

@@ -149,17 +149,13 @@ class VGG(Backbone):
                 nn.Conv2d(channels, width, kernel_size, padding=padding * padded, dilation=dilation),
                 nn.Conv2d(width, width, 1),
             ):
-                norm = [nn.BatchNorm2d(width)] if variant.norm else []
-                layers += [convolution, *norm, nn.ReLU(inplace=True), nn.Dropout()]
+                layers += [*_normed(convolution, variant.norm), nn.Dropout()]
             self.head = nn.Sequential(*layers)
             widths.append(width)
             strides.append(stride)
         self.channels = [widths[level - 1] for level in levels]
         self.strides = [strides[level - 1] for level in levels]
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        _initialise(self)
         if pretrained:
             if pretrained is True and not variant.published:
                 raise no_imagenet_weights(name)
@@ -198,6 +194,36 @@ class VGG(Backbone):
             for convolution, trained in zip(convolutions, trained_layers, strict=True):
                 for parameter, theirs in zip(convolution.parameters(), trained.parameters(), strict=True):
                     parameter.copy_(_decimated(theirs, parameter.shape))
+
+
+def sixth_block(name: str) -> nn.Sequential:
+    """A wide convolution as fc6, and two of 3 x 3 with the channels of the last stage, which is their input.
+
+    Args:
+        name: one of ``NAMES``; whether there is batch norm follows from it.
+    """
+    variant = _VARIANTS[name]
+    channels = variant.channels[-1]
+    width = _FULLY_CONNECTED_RATIO * channels
+    block = nn.Sequential(
+        *_normed(nn.Conv2d(channels, width, variant.kernel_size, padding="same"), variant.norm),
+        *_normed(nn.Conv2d(width, channels, 3, padding="same"), variant.norm),
+        *_normed(nn.Conv2d(channels, channels, 3, padding="same"), variant.norm),
+    )
+    _initialise(block)
+    return block
+
+
+def _normed(convolution: nn.Conv2d, norm: bool) -> list[nn.Module]:
+    between = [nn.BatchNorm2d(convolution.out_channels)] if norm else []
+    return [convolution, *between, nn.ReLU(inplace=True)]
+
+
+def _initialise(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 def _decimated(tensor: Tensor, shape: Sequence[int]) -> Tensor:
