@@ -31,6 +31,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "deeplabv3plus": {"backbone": "drn_d_14_narrow"},
     "denseaspp": {"backbone": "drn_d_14_narrow"},
     "danet": {"backbone": "drn_d_14_narrow"},
+    "fcn8s": {"backbone": "vgg8_bn_narrow"},
+    "adelaide": {"backbone": "vgg8_bn_narrow"},
+    "crf_rnn": {"backbone": "vgg8_bn_narrow"},
+    "deeplab": {"backbone": "vgg8_bn_narrow"},
+    "dilation10": {"backbone": "vgg8_bn_narrow"},
 }
 PAPERS = ("spgnet", "gun", "semask", "alignseg")
 

@@ -493,7 +493,7 @@ def test_what_nobody_can_have_as_tensors_has_no_format(name: str) -> None:
         ("icnet", {"backbone": "vgg16"}, "backbone is 'vgg16'; expected a ResNet"),
         ("icnet", {"auxiliary_weight": -1.0}, "auxiliary_weight is -1.0; expected 0 or more"),
         ("icnet", {"pretrained": True}, "no ImageNet weights of 'resnet50 with half of its kernels'"),
-        ("segnet", {"backbone": "resnet18"}, "backbone is 'resnet18'; expected one of vgg11_bn"),
+        ("segnet", {"backbone": "resnet18"}, "unknown backbone 'resnet18'; did you mean"),
         ("sq", {"backbone": "resnet18"}, "backbone is 'resnet18'; expected one of squeezenet1_1"),
         ("enet", {"pretrained": True}, "no ImageNet weights of 'enet'; set 'pretrained' to false"),
         ("erfnet", {"pretrained": True}, "no ImageNet weights of 'erfnet'; set 'pretrained' to false"),

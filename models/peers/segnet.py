@@ -9,22 +9,14 @@ with VGG-16 and batch norm. The authors' files hold tensors only for Caffe, so t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.vgg import make_layers
 
-from models.backbones.base import no_imagenet_weights
-from models.backbones.timm_models import timm_features
+from models.backbones import vgg
 from models.parts.layers import ConvNormAct, pad_to_multiple, unpool
 from models.segmenter import Prediction, Segmenter, check_images
-
-NARROW = "vgg8_bn_narrow"
-"""This suite's own, for runs on a CPU: a convolution a stage, an eighth of the channels."""
-BACKBONES = ("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", NARROW)
-_NARROW_CHANNELS = (8, 16, 32, 64, 64)
 
 
 class SegNet(Segmenter):
@@ -32,7 +24,7 @@ class SegNet(Segmenter):
 
     Args:
         num_classes: K, at least 1.
-        backbone: one of ``BACKBONES``; its convolutions are the encoder's.
+        backbone: one of ``vgg.NAMES``; its convolutions are the encoder's.
         pretrained: ImageNet weights of the encoder: from the hub, or from the file at a path.
 
     Raises:
@@ -42,9 +34,10 @@ class SegNet(Segmenter):
     def __init__(self, num_classes: int, *, backbone: str = "vgg16_bn", pretrained: bool | str = False):
         super().__init__(num_classes)
         self.check_backbone(backbone)
-        encoder = _stages(backbone, pretrained)
-        self.encoder = nn.ModuleList(nn.Sequential(*stage) for stage in encoder)
-        widths = [[c.out_channels for c in stage if isinstance(c, nn.Conv2d)] for stage in encoder]
+        self.encoder = vgg.VGG(backbone, pretrained=pretrained).stages
+        widths = [
+            [c.out_channels for c in stage.children() if isinstance(c, nn.Conv2d)] for stage in self.encoder
+        ]
         # A stage leaves with the channels that the encoder's stage entered with: what comes next is
         # unpooled to the places of that many channels.
         entered = [widths[0][0], *(stage[-1] for stage in widths[:-1])]
@@ -57,9 +50,8 @@ class SegNet(Segmenter):
 
     @classmethod
     def check_backbone(cls, name: str) -> None:
-        """Raises ``ValueError`` unless the backbone is one of ``BACKBONES``."""
-        if name not in BACKBONES:
-            raise ValueError(f"backbone is {name!r}; expected one of {', '.join(BACKBONES)}")
+        """Raises ``ValueError`` unless the backbone is one of ``vgg.NAMES``."""
+        vgg.check_name(name)
 
     def forward(self, images: Tensor) -> Prediction:
         """Segments normalised RGB images (N, 3, H, W) of any height and width."""
@@ -73,24 +65,6 @@ class SegNet(Segmenter):
         for stage in reversed(self.decoder):
             features = stage(unpool(features, places.pop()))
         return Prediction(features[..., :height, :width])
-
-
-def _stages(name: str, pretrained: bool | str) -> Sequence[Sequence[nn.Module]]:
-    """The layers of each stage of a VGG, without the pooling at its end."""
-    if name == NARROW:
-        if pretrained:
-            raise no_imagenet_weights(name)
-        layout: list[str | int] = [layer for channels in _NARROW_CHANNELS for layer in (channels, "M")]
-        layers = list(make_layers(layout, batch_norm=True))
-    else:
-        layers = list(timm_features(name, (5,), pretrained).children())
-    stages: list[list[nn.Module]] = [[]]
-    for layer in layers:
-        if isinstance(layer, nn.MaxPool2d):
-            stages.append([])
-        else:
-            stages[-1].append(layer)
-    return stages[:-1]
 
 
 MODEL = SegNet

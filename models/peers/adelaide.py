@@ -1,0 +1,274 @@
+"""Adelaide's context CRF (Lin, Shen, van den Hengel and Reid, CVPR 2016, arXiv 1504.01013).
+
+A CRF over the nodes of a feature map, whose potentials are networks. A feature network sees the image at
+three scales and pools its surroundings (background context); a unary network scores the classes of a node,
+and two pairwise networks score every pair of classes of two nodes (patch-patch context): of nodes that
+surround each other, and of a node with those above it, in this order. Training is piecewise: every potential
+is a softmax of its own, over K classes or K^2 pairs, so that no inference is needed. At test mean field runs
+over the nodes, its scores are upsampled, and a fully connected CRF over the pixels refines them.
+
+Stated by the paper's abstract and outline: CNN potentials of both kinds, piecewise training, multi-scale
+input with sliding pyramid pooling, a coarse prediction that is refined. Inferred: the numbers (scales,
+windows of 5 and 9, a sixth block of 4096 and twice 512 channels, hidden layers of 512, range boxes of 0.4 of
+the map's shorter side, three updates), that the five blocks of VGG-16 are shared by the scales and the sixth
+is not, the stride of 16, the average over a node's neighbours instead of their sum, and the last CRF, which
+is DeepLab's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbones import vgg
+from models.parts.dense_crf import Bandwidths, DenseCRF
+from models.parts.layers import upsample
+from models.segmenter import IGNORE_LABEL, LabelCounts, Prediction, Segmenter, check_images
+
+_SCALES = (1.2, 0.8, 0.4)
+_WINDOWS = (5, 9)
+_RANGE = 0.4
+"""Side of a range box, in shorter sides of the feature map."""
+_REFINEMENTS = 10
+
+Offset = tuple[int, int]
+"""From a node to its neighbour: rows down, columns to the right."""
+
+
+class Adelaide(Segmenter):
+    """Unary and pairwise potential networks, trained piecewise.
+
+    Args:
+        num_classes: K, at least 1.
+        backbone: a name of ``vgg.NAMES``. The sixth block has eight times the channels of its last stage,
+            then as many; hidden layers of the potentials have as many too.
+        pretrained: ImageNet weights of the backbone's five stages.
+        iterations: mean field updates over the nodes in evaluation mode, at least 0.
+        training_offsets: of each pairwise network, how many relative places of neighbours a training step
+            draws at random, at least 1: an unbiased part of the sum over all pairs, which no memory holds.
+
+    Raises:
+        ValueError: a value outside these ranges.
+
+    ``Prediction.auxiliary`` has, in training, the scores (N, K^2, h', w') of the pairs at each drawn offset,
+    under the relation's name and the offset. ``Prediction.maps`` has ``unary_scores`` (N, K, h, w).
+    """
+
+    training_only = frozenset({"training_offsets"})
+    inference_only = frozenset({"iterations"})
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        backbone: str = "vgg16",
+        pretrained: bool | str = False,
+        iterations: int = 3,
+        training_offsets: int = 8,
+    ):
+        if iterations < 0 or training_offsets < 1:
+            raise ValueError(
+                f"iterations is {iterations} and training_offsets is {training_offsets}; "
+                "expected at least 0 and at least 1"
+            )
+        super().__init__(num_classes)
+        self.iterations, self.training_offsets = iterations, training_offsets
+        self.features = FeatureMapNetwork(backbone, pretrained)
+        width, hidden = self.features.channels, self.features.hidden
+        self.unary = nn.Sequential(
+            nn.Conv2d(width, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, num_classes, 1)
+        )
+        self.pairwise = nn.ModuleDict(
+            {name: PairwiseNetwork(width, hidden, num_classes) for name in _RELATIONS}
+        )
+        self.refinement = DenseCRF(
+            num_classes, Bandwidths(50, 10, 3), appearance_weight=5, smoothness_weight=3
+        )
+
+    @classmethod
+    def check_backbone(cls, name: str) -> None:
+        """See ``Segmenter``."""
+        vgg.check_name(name)
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Segments normalised RGB images (N, 3, H, W) of any height and width."""
+        check_images(images)
+        features = self.features(images)
+        unary = self.unary(features)
+        pairs = {name: network(features) for name, network in self.pairwise.items()}
+        prediction = Prediction(unary, maps={"unary_scores": unary.detach()})
+        if self.training:
+            prediction.logits = upsample(unary, images.shape[-2:])
+            for name, scores in pairs.items():
+                offsets = _RELATIONS[name](*unary.shape[-2:])
+                for drawn in torch.randperm(len(offsets), device="cpu")[: self.training_offsets].tolist():
+                    offset = offsets[drawn]
+                    prediction.auxiliary[_name(name, offset)] = scores(offset)
+        else:
+            scores = self._mean_field(unary, pairs)
+            logits = upsample(scores, images.shape[-2:])
+            prediction.logits = self.refinement(logits, images, _REFINEMENTS)
+        return prediction
+
+    def loss(
+        self, prediction: Prediction, labels: Tensor, whole: LabelCounts | None = None
+    ) -> dict[str, Tensor]:
+        """The piecewise likelihoods: of the unary network as ``main``, and of each pairwise network.
+
+        The pairwise ones are means over pairs of relations that each part of a batch draws for itself: parts
+        count by their images, and another cut of the batch sees other pairs.
+
+        Args:
+            prediction: what ``forward`` returned in training mode.
+            labels: (N, H, W) int64 at the input's resolution, ``IGNORE_LABEL`` ignored.
+            whole: of the batch of which these are a part; ``None``: these are all of it.
+        """
+        terms = {"main": self.criterion(prediction.logits, labels, whole)}
+        share = 1.0 if whole is None else len(labels) / whole.images
+        height, width = prediction.maps["unary_scores"].shape[-2:]
+        nodes = F.interpolate(labels[:, None].float(), (height, width), mode="nearest-exact")[:, 0].long()
+        for name, relation in _RELATIONS.items():
+            drawn = []
+            for offset in relation(height, width):
+                scores = prediction.auxiliary.get(_name(name, offset))
+                if scores is not None:
+                    first, second = _pairs(nodes, offset)
+                    ignored = (first == IGNORE_LABEL) | (second == IGNORE_LABEL)
+                    # The number of a pair may be that of an ignored label, where classes are 16 or more.
+                    joint = (first * self.num_classes + second).masked_fill(ignored, _IGNORED_PAIR)
+                    drawn.append(_pair_likelihood(scores, joint))
+            if drawn:
+                terms[name] = share * torch.stack(drawn).mean()
+        return terms
+
+    def _mean_field(self, unary: Tensor, pairs: dict[str, Callable[[Offset], Tensor]]) -> Tensor:
+        """Scores (N, K, h, w) whose softmax is the marginals of the nodes."""
+        count, classes, height, width = unary.shape
+        current = unary
+        for _ in range(self.iterations):
+            marginals = current.softmax(1)
+            current = unary
+            for name, scores in pairs.items():
+                messages, neighbours = torch.zeros_like(unary), unary.new_zeros(height, width)
+                for offset in _RELATIONS[name](height, width):
+                    first, second = _pairs(marginals, offset)
+                    table = scores(offset).view(count, classes, classes, *first.shape[-2:])
+                    # Each view is taken where it is written: autograd follows no view older than a write.
+                    _pairs(messages, offset)[0].add_((table * second[:, None]).sum(2))
+                    _pairs(messages, offset)[1].add_((table * first[:, :, None]).sum(1))
+                    for ends in _pairs(neighbours, offset):
+                        ends += 1
+                current = current + messages / neighbours.clamp(min=1)
+        return current
+
+
+class FeatureMapNetwork(nn.Module):
+    """Features of nodes: VGG-16 and a sixth block at three scales, and what lies around (section 4).
+
+    Args:
+        backbone: a name of ``vgg.NAMES``.
+        pretrained: as for ``vgg.VGG``.
+
+    Attributes:
+        channels: of the features.
+        hidden: channels of the backbone's last stage.
+    """
+
+    def __init__(self, backbone: str, pretrained: bool | str):
+        super().__init__()
+        poolings = (*(vgg.Pooling(),) * 4, vgg.Pooling(3, 1))
+        self.trunk = vgg.VGG(backbone, poolings=poolings, pretrained=pretrained)
+        self.hidden = self.trunk.channels[0]
+        self.blocks = nn.ModuleList(vgg.sixth_block(backbone) for _ in _SCALES)
+        self.channels = self.hidden * len(_SCALES) * (1 + len(_WINDOWS))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) to features (N, channels, ~1.2 H / 16, ~1.2 W / 16)."""
+        maps: list[Tensor] = []
+        for scale, block in zip(_SCALES, self.blocks, strict=True):
+            size = [max(1, round(side * scale)) for side in images.shape[-2:]]
+            (features,) = self.trunk(upsample(images, size))
+            features = block(features)
+            around = [F.max_pool2d(features, window, 1, window // 2) for window in _WINDOWS]
+            joined = torch.cat((features, *around), dim=1)
+            maps.append(upsample(joined, maps[0].shape[-2:]) if maps else joined)
+        return torch.cat(maps, dim=1)
+
+
+class PairwiseNetwork(nn.Module):
+    """Scores of every pair of classes, from the features of two nodes through a hidden layer.
+
+    The hidden layer of two features side by side is a sum of one product for each, so that it is computed
+    for each node and not for each pair.
+    """
+
+    def __init__(self, in_channels: int, hidden: int, num_classes: int):
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, hidden, 1)
+        self.second = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.scores = nn.Conv2d(hidden, num_classes**2, 1)
+
+    def forward(self, features: Tensor) -> Callable[[Offset], Tensor]:
+        """Features (N, in_channels, h, w) to a function: an offset to scores (N, K^2, h', w') of its pairs.
+
+        Rows and columns of the result are those of the first nodes that have a second one there.
+        """
+        ours, theirs = self.first(features), self.second(features)
+
+        def pair_scores(offset: Offset) -> Tensor:
+            first, second = _pairs(ours, offset)[0], _pairs(theirs, offset)[1]
+            scores: Tensor = self.scores(F.relu(first + second))
+            return scores
+
+        return pair_scores
+
+
+def _surrounding(height: int, width: int) -> list[Offset]:
+    """Half of the range box around a node: the other half has the same pairs."""
+    reach = _reach(height, width)
+    box = [(dy, dx) for dy in range(-reach, 1) for dx in range(-reach, reach + 1) if (dy, dx) < (0, 0)]
+    return list(_within(box, height, width))
+
+
+def _above(height: int, width: int) -> list[Offset]:
+    """The range box that stands on a node."""
+    reach = _reach(height, width)
+    box = [(dy, dx) for dy in range(-2 * reach, 0) for dx in range(-reach, reach + 1)]
+    return list(_within(box, height, width))
+
+
+def _reach(height: int, width: int) -> int:
+    return max(1, int(_RANGE * min(height, width) / 2))
+
+
+def _within(offsets: list[Offset], height: int, width: int) -> Iterator[Offset]:
+    return (offset for offset in offsets if abs(offset[0]) < height and abs(offset[1]) < width)
+
+
+_RELATIONS = {"surrounding": _surrounding, "above": _above}
+"""Which nodes a pairwise network relates: offsets to neighbours, on a map of some height and width."""
+_IGNORED_PAIR = -1
+
+
+def _name(relation: str, offset: Offset) -> str:
+    return f"{relation} {offset[0]} {offset[1]}"
+
+
+def _pairs(nodes: Tensor, offset: Offset) -> tuple[Tensor, Tensor]:
+    """Views (..., h', w') of nodes (..., h, w): those that have a neighbour at the offset, and that one."""
+    (dy, dx), (height, width) = offset, nodes.shape[-2:]
+    top, bottom, left, right = max(0, -dy), height - max(0, dy), max(0, -dx), width - max(0, dx)
+    first = nodes[..., top:bottom, left:right]
+    return first, nodes[..., top + dy : bottom + dy, left + dx : right + dx]
+
+
+def _pair_likelihood(scores: Tensor, joint: Tensor) -> Tensor:
+    """Mean cross-entropy of scores (N, K^2, h, w) where pairs (N, h, w) are labelled; zero where none is."""
+    total = F.cross_entropy(scores.float(), joint, ignore_index=_IGNORED_PAIR, reduction="sum")
+    return total / (joint != _IGNORED_PAIR).sum().clamp(min=1)
+
+
+MODEL = Adelaide
