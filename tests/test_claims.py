@@ -110,7 +110,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert not workspace.write().call("prepare")
         fake(workspace)
         assert not workspace.call("evaluate", *LEVELS, "spgnet-twin")
-        for stage in ("complexity", "claims", "tables"):
+        assert not workspace.call("complexity", "spgnet-small", "gun-small")
+        for stage in ("claims", "tables"):
             assert not workspace.call(stage)
     return workspace.folder
 

@@ -70,6 +70,8 @@ def lines(steps: Sequence[Step], total: int) -> list[str]:
         steps: in their order.
         total: number of all claims.
     """
+    if not steps:
+        return [f"none of {total} claims is open"]
     said = [
         f"{len(steps)} of {total} claims are open. So many seeds settle each with a probability of "
         f"{POWER:.0%}, if the measured effect is the true one:",

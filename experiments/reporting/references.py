@@ -99,6 +99,9 @@ def load(name: str, params: Params) -> Reference:
         for needed in ("dataset", "split", "miou", "same_training_as", "same_scores_as", "seeds"):
             if not isinstance(scores[key], dict) or needed not in scores[key]:
                 raise StageError(f"{file}: not scores of this edition, '{needed}' is missing; {remedy}")
+        for needed in ("seed", "training", "class_iou"):
+            if not all(needed in seed for seed in scores[key]["seeds"]):
+                raise StageError(f"{file}: not scores of this edition, '{needed}' is missing; {remedy}")
     costs = {
         row["experiment"]: {"parameters": float(row["parameters"]), "macs": float(row["macs"])}
         for row in _rows(folder / "complexity.csv", name, ("experiment", "parameters", "macs"))
@@ -181,8 +184,8 @@ def _about(name: str, params: Params, found: Measurements) -> dict[str, Any]:
         "schema": SCHEMA,
         "profile": params.profile,
         "description": params.active.description,
-        "dataset": first["dataset"],
-        "split": first["split"],
+        "dataset": ", ".join(_distinct(scores["dataset"] for scores in found.scores.values())),
+        "split": ", ".join(_distinct(scores["split"] for scores in found.scores.values())),
         "device": _distinct(about["device"] for about in abouts.values()),
         "commits": _distinct(about["commit"] for about in abouts.values()),
         "uncommitted_changes": any(about["uncommitted_changes"] for about in abouts.values()),
