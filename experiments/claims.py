@@ -1,20 +1,56 @@
-"""Tests every claim of params.yaml and gives it a verdict. So far params.yaml has none."""
+"""Gives every claim of params.yaml a verdict, from the scores, counts and timings of this run.
+
+Writes ``results/<profile>/claims.csv``. The README says how a verdict comes about.
+"""
 
 from __future__ import annotations
 
-from experiments.config.params import load_params
-from experiments.running import command, storage
+from collections import Counter
 
-COLUMNS = (
-    "claim", "paper", "metric", "better", "worse", "seeds", "images", "difference", "low", "high", "p",
-    "verdict", "published", "source",
-)  # fmt: skip
+from experiments.config.params import load_params
+from experiments.running import command, jobs, paths, storage
 
 
 def main() -> None:
-    command.parser("claims", __doc__).parse_args()
+    parser = command.parser("claims", __doc__)
+    parser.add_argument(
+        "--plan", action="store_true", help="say how many seeds and hours would settle each open claim"
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--keep", metavar="NAME", help=f"keep this run's results in {paths.REFERENCE}/NAME")
+    which.add_argument(
+        "--from", dest="reference", metavar="NAME",
+        help=f"compute the verdicts of {paths.REFERENCE}/NAME again from its counts alone",
+    )  # fmt: skip
+    arguments = parser.parse_args()
     params = load_params()
-    storage.write_text(params.paths.claims, ",".join(COLUMNS) + "\n")
+    # Here, as importing scipy and pandas takes longer than finding out that the command line is wrong.
+    from experiments.reporting import measurements, planning, references, verdicts
+
+    if arguments.reference is not None:
+        reference = references.load(arguments.reference, params)
+        found, path = reference.found, reference.folder / "claims.csv"
+    else:
+        found, path = measurements.present(params), params.paths.claims
+        if arguments.keep is not None:
+            reference = references.keep(arguments.keep, params, found, params.paths.summary)
+            kept = jobs.count(len(reference.found.scores), "experiment")
+            print(f"claims: {reference.folder}: {kept} kept")
+        elif not arguments.plan and verdicts.is_current(params, found):
+            print(f"claims: {path} is as it was")
+            return
+    judgements = verdicts.judge(params.claims, found, params)
+    verdicts.write(path, judgements)
+    if arguments.reference is not None:
+        references.write_readme(params)
+    else:
+        storage.write_json(params.paths.claims_digest, {"digest": verdicts.digest(params, found)})
+    tally = Counter(judgement.verdict for judgement in judgements)
+    said = ", ".join(f"{count} {verdict}" for verdict, count in tally.items()) or "none"
+    print(f"claims: {jobs.count(len(judgements), 'claim')}: {said}; {path}")
+    if arguments.plan:
+        steps = planning.plan(judgements, found)
+        print("\n".join(f"claims: {line}" for line in planning.lines(steps, len(judgements))))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,8 @@ def _digest(params: Params, keys: list[str]) -> str:
         *places.predictions("").rglob("*"),
         *places.timings.glob("*.json"),
         *paths.COMPLEXITY_COUNTS.glob("*.json"),
+        *paths.REFERENCE.rglob("*"),
+        places.claims,
     ]
     total = hashlib.sha256(digests.of_value(params.model_dump(mode="json")).encode())
     total.update(repr(keys).encode())

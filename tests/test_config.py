@@ -32,6 +32,15 @@ def at(params: dict[str, Any], path: str) -> dict[str, Any]:
 
 Change = Callable[[dict[str, Any]], object]
 
+CLAIM = {
+    "paper": "spgnet",
+    "says": "one beats the other",
+    "source": "question",
+    "better": "spgnet-small",
+    "worse": "gun-small",
+    "metric": "miou",
+}
+
 REFUSED: list[tuple[str, Change, str, str]] = [
     (
         "an unknown key of a profile",
@@ -247,6 +256,79 @@ REFUSED: list[tuple[str, Change, str, str]] = [
     ("no seeds", lambda p: p.update(seeds=[]), "seeds", "at least 1 item"),
     ("a seed twice", lambda p: p.update(seeds=[1, 1]), "seeds", "names a seed twice"),
     (
+        "a claim of an unknown experiment",
+        lambda p: p["claims"].update(c=CLAIM | {"worse": "gun-smal"}),
+        "claims.c.worse",
+        "unknown experiment 'gun-smal'; did you mean 'gun-small'",
+    ),
+    (
+        "a claim in an unknown metric",
+        lambda p: p["claims"].update(c=CLAIM | {"metric": "moiu"}),
+        "claims.c.metric",
+        "unknown metric 'moiu'; did you mean 'miou'",
+    ),
+    (
+        "a claim about an unknown class",
+        lambda p: p["claims"].update(c=CLAIM | {"metric": "class_iou@bycicle"}),
+        "claims.c.metric",
+        "unknown class 'bycicle'; did you mean 'bicycle'",
+    ),
+    (
+        "a claim with the same experiment on both sides",
+        lambda p: p["claims"].update(c=CLAIM | {"worse": "spgnet-small"}),
+        "claims.c.worse",
+        "'spgnet-small' is also 'better'; expected two different sides",
+    ),
+    (
+        "a claim across data sets",
+        lambda p: (
+            p["claims"].update(c=CLAIM),
+            at(p, "experiments/gun-small").update(dataset="ade20k"),
+        ),
+        "claims.c.worse",
+        "the data sets 'cityscapes' and 'ade20k' differ",
+    ),
+    (
+        "a claim across protocols",
+        lambda p: (
+            p["claims"].update(c=CLAIM),
+            p["recipes"].update(half={"extends": "plain", "subsampling": 2}),
+            at(p, "experiments/gun-small").update(recipe="half"),
+        ),
+        "claims.c.worse",
+        "scored by another protocol than 'better' (subsampling differs)",
+    ),
+    (
+        "a claim without a mark",
+        lambda p: p["claims"].update(c=CLAIM | {"source": "abstract"}),
+        "claims.c.source",
+        "expected S, R or question",
+    ),
+    (
+        "a claim about another view of a network than there is",
+        lambda p: p["claims"].update(c=CLAIM | {"worse": "gun-small@bilinaer"}),
+        "claims.c.worse",
+        "did you mean 'bilinear'",
+    ),
+    (
+        "a claim about the cost of a view",
+        lambda p: p["claims"].update(c=CLAIM | {"worse": "gun-small@bilinear", "metric": "macs"}),
+        "claims.c.worse",
+        "has no cost of its own",
+    ),
+    (
+        "a claim about one score alone",
+        lambda p: p["claims"].update(c={k: v for k, v in CLAIM.items() if k != "worse"}),
+        "claims.c.worse",
+        "only a cost (parameters, macs, fps) with a margin stands alone",
+    ),
+    (
+        "a claim about an unknown data set",
+        lambda p: p["claims"].update(c=CLAIM | {"dataset": "cityscape"}),
+        "claims.c.dataset",
+        "did you mean 'cityscapes'",
+    ),
+    (
         "a key with a dot",
         lambda p: p["experiments"].update({"a.b": p["experiments"].pop("gun-small")}),
         "experiments.a.b",
@@ -430,6 +512,7 @@ def test_every_experiment_builds_and_runs_in_every_profile(name: str, tmp_path: 
 def test_the_experiments_of_one_model_are_enough(model: str, tmp_path: Path) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["experiments"] = {k: e for k, e in params["experiments"].items() if e["model"] == model}
+    params["claims"] = {}
     assert set(load(params, tmp_path).experiments) == set(params["experiments"])
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from experiments.config import model_options
+from experiments.config.claims import Claim, check_claims
 from experiments.config.entries import Experiment, Profile, plugged_in_datasets
 from experiments.config.model_options import SettledOptions
 from experiments.config.recipes import Recipe, changed
@@ -29,7 +30,7 @@ class Params(StrictModel):
     profiles: dict[str, Profile]
     recipes: dict[str, Recipe]
     experiments: Annotated[dict[str, Experiment], Field(min_length=1)]
-    claims: dict[str, dict[str, Any]] = {}
+    claims: dict[str, Claim] = {}
     _settled: dict[str, SettledOptions] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="before")
@@ -75,6 +76,14 @@ class Params(StrictModel):
                 )
         for name, each in self.profiles.items():
             self._check_overrides(f"profiles.{name}", each)
+
+        def classes(dataset: str) -> list[str]:
+            return [c.name for c in datasets.classes(dataset, profile.datasets.get(dataset))]
+
+        check_claims(self.claims, self.experiments, self.recipes, classes, profile.datasets)
+        for key, claim in self.claims.items():
+            if claim.dataset is not None and claim.dataset not in datasets.names():
+                _refuse(f"claims.{key}.dataset", "data set", claim.dataset, datasets.names())
         return self
 
     def _check_overrides(self, where: str, profile: Profile) -> None:

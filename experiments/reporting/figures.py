@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 
 from experiments.datasets.base import LabelClass, Pixels, read_image, read_labels
 from experiments.reporting import maps
+from experiments.reporting.effects import claim_effects  # noqa: F401 (drawn by its name)
 from experiments.reporting.sections import UNGUIDED
 from experiments.running import storage
 from experiments.running.work import Context

@@ -11,7 +11,7 @@ import pandas as pd
 from safetensors import safe_open
 
 from experiments.config.params import Params
-from experiments.reporting import captions
+from experiments.reporting import captions, claim_tables
 from experiments.reporting.captions import joined
 from experiments.reporting.tables import class_iou, sizes
 from experiments.samples.prepared import PreparedDataset
@@ -70,6 +70,23 @@ class Measured:
         for key, found in self.scores.items():
             groups.setdefault((self.params.experiments[key].paper, found["dataset"]), []).append(key)
         return groups
+
+
+def claims(measured: Measured) -> list[Drawing]:
+    """Effects of the claims with their intervals, of this run and of each reference."""
+    params = measured.params
+    sources = [("claims", "Claims", measured.worth, claim_tables.present_rows(params))]
+    sources += [
+        (f"claims-{kept.name}", f"Claims: {kept.where}", f"{kept.where}.", kept.claims())
+        for kept in claim_tables.all_references(params)
+    ]
+    drawings = []
+    for name, title, conditions, rows in sources:
+        effects = claim_tables.effects(rows)
+        if len(effects):
+            text = f"{conditions} {claim_tables.METHOD} Claims about costs stand in the table."
+            drawings.append(Drawing(name, title, text, "claim_effects", (effects, conditions)))
+    return drawings
 
 
 def score_against_cost(measured: Measured) -> list[Drawing]:
@@ -183,6 +200,7 @@ def galleries(measured: Measured) -> list[Drawing]:
 
 
 SECTIONS: tuple[Callable[[Measured], list[Drawing]], ...] = (
+    claims,
     score_against_cost,
     boundary_iou,
     class_scores,

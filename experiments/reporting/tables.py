@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from experiments.config.params import Params
-from experiments.reporting import captions, published
+from experiments.reporting import captions, claim_tables, published
+from experiments.reporting.references import Reference
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ def all_tables(
     scores: dict[str, dict[str, Any]],
 ) -> list[Table]:
     """Every table that there are numbers for."""
-    tables = paper_tables(params, summary)
+    kept = claim_tables.all_references(params)
+    tables = [claims_table(params, kept)] if params.claims else []
+    tables += paper_tables(params, summary, kept)
     if len(complexity):
         tables.append(complexity_table(summary, complexity))
     if len(speed):
@@ -41,8 +44,17 @@ def all_tables(
     return tables
 
 
-def paper_tables(params: Params, summary: pd.DataFrame) -> list[Table]:
-    """The papers' tables: every row that is published and every experiment that belongs there."""
+def claims_table(params: Params, kept: Sequence[Reference]) -> Table:
+    """Every claim and its verdict, here and in each reference."""
+    rows = claim_tables.comparison(claim_tables.present_rows(params), kept, params)
+    return Table("claims", f"{captions.worth(params)} {claim_tables.METHOD}", rows)
+
+
+def paper_tables(params: Params, summary: pd.DataFrame, kept: Sequence[Reference]) -> list[Table]:
+    """The papers' tables: every row that is published and every experiment that belongs there.
+
+    A reference has a column in each: its mean over its seeds, or with whom an experiment shares its scores.
+    """
     numbers = published.wide(published.load())
     place = ["paper", "table", "row"]
     places = pd.concat([summary[["paper", "table"]], numbers[["paper", "table"]]]).drop_duplicates()
@@ -71,6 +83,8 @@ def paper_tables(params: Params, summary: pd.DataFrame) -> list[Table]:
         released = (
             f"mIoU % released weights, measured ({captions.joined(filter(None, ours['released_split']))})"
         )
+        for each in kept:
+            rows[f"reference {each.name}"] = [_kept_score(each, key) for key in rows["experiment"]]
         columns = {
             "row": "Method",
             "experiment": "Experiment",
@@ -83,6 +97,7 @@ def paper_tables(params: Params, summary: pd.DataFrame) -> list[Table]:
             "score": captions.score_column(params),
             "measured_miou_std": "± over seeds",
             "score_ms": f"{captions.score_column(params)} (multi-scale)",
+            **{f"reference {each.name}": f"mIoU % {each.where}" for each in kept},
             "parameters": "Parameters M published",
             "measured_parameters_m": "Parameters M counted",
             "macs": "MACs G published",
@@ -113,6 +128,15 @@ def _multi_scale(params: Params, key: Any, shared: Any, miou: float) -> Any:
     if isinstance(shared, str) and shared:
         return f"as {shared}"
     return miou if pd.notna(miou) else "not measured here"
+
+
+def _kept_score(reference: Reference, key: Any) -> float | str | None:
+    """Per cent, or the name of the experiment that has the score; ``None`` if it was not measured."""
+    found = reference.found.scores.get(key)
+    if found is None:
+        return None
+    shared = found["same_scores_as"]
+    return f"as {shared}" if shared else round(100 * found["miou"], 2)
 
 
 def complexity_table(summary: pd.DataFrame, complexity: pd.DataFrame) -> Table:

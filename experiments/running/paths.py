@@ -98,6 +98,11 @@ class ProfilePaths:
         return self.results / "claims.csv"
 
     @property
+    def claims_digest(self) -> Path:
+        """Digest of all that the verdicts on disk were made from."""
+        return self.results / "claims.json"
+
+    @property
     def speed(self) -> Path:
         """One row per experiment, precision, mode and batch size."""
         return self.results / "speed.csv"

@@ -1,0 +1,412 @@
+"""The claims stage on counts that are made up, so that every effect is known."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, Workspace
+
+from experiments.config.params import load_params
+from experiments.reporting import references
+from experiments.running import storage
+from experiments.samples.identity import Identities
+from experiments.scoring.counts import Counts, Evaluation
+
+IMAGES, CLASSES, WIDTHS = 40, 19, [1, 3]
+LEVELS = {"spgnet-small": 0.60, "gun-small": 0.50, "gun-same-level": 0.50, "gun-guided": 0.55}
+"""IoU of each experiment."""
+NOISE = 0.004
+"""Standard deviation between trainings."""
+
+
+def claim(better: str, worse: str | None = None, metric: str = "miou", **more: Any) -> dict[str, Any]:
+    """An entry of ``claims``."""
+    entry: dict[str, Any] = {
+        "paper": better.split("-")[0],
+        "says": f"{better} over {worse}",
+        "source": "question",
+    }
+    sides: dict[str, Any] = {"better": better, "worse": worse} if worse else {"better": better}
+    return entry | sides | {"metric": metric} | more
+
+
+CLAIMS = {
+    "true": claim("spgnet-small", "gun-small", published=9.0),
+    "false": claim("gun-small", "spgnet-small"),
+    "unclear": claim("gun-same-level", "gun-small"),
+    "by-more-than-5": claim("spgnet-small", "gun-small", margin=5.0),
+    "at-boundaries": claim("spgnet-small", "gun-small", "boundary_iou@3"),
+    "of-a-class": claim("spgnet-small", "gun-small", "class_iou@road"),
+    "of-a-rare-class": claim("spgnet-small", "gun-small", "class_iou@train"),
+    "same-network": claim("gun-guided", "gun-guided@bilinear"),
+    "no-guidance": claim("gun-small", "gun-small@bilinear"),
+    "one-training": claim("spgnet-small", "spgnet-twin"),
+    "no-such-band": claim("spgnet-small", "gun-small", "boundary_iou@2"),
+    "other-protocol": claim("spgnet-small", "gun-small", "miou_ms"),
+    "elsewhere": claim("spgnet-small", "gun-small", dataset="cityscapes"),
+    "not-scored": claim("gun-unscored", "gun-small"),
+    "heavier": claim("spgnet-small", "gun-small", "parameters_ratio", margin=2.0),
+    "lighter": claim("gun-small", "spgnet-small", "macs"),
+    "fast": claim("gun-small", None, "fps", margin=0.001),
+}
+
+
+def made_up_counts(level: float, seed: int, key: str) -> Counts:
+    """Counts of a network with this IoU on every image, class and band, but for chance."""
+    generator = np.random.default_rng((seed, *key.encode()))
+    training = NOISE * generator.standard_normal()
+    unions = np.random.default_rng(0).integers(2000, 4000, (IMAGES, 1 + len(WIDTHS), CLASSES))
+    unions[3:, :, 16] = 0  # trains, on three images only
+    share = level + training + 0.01 * generator.standard_normal(unions.shape)
+    hits = np.rint(unions * share.clip(0, 1)).astype(np.int64)
+    return Counts([f"image-{i}" for i in range(IMAGES)], WIDTHS, hits, unions, unions)
+
+
+def fake(workspace: Workspace, seconds: float = 0.9) -> None:
+    """Trainings and counts of every experiment with a level, as the stages would leave them."""
+    params = load_params()
+    identities = Identities(params.runs(), params.seeds)
+    for key, level in LEVELS.items():
+        for seed in params.seeds:
+            identity = identities.of(key, seed)
+            folder = params.paths.training(key, seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "weights.safetensors").touch()
+            about = {
+                "digest": identity.training, "seconds_per_step": seconds, "recipe": {"steps": 4000},
+                "device": "a device", "commit": "c0ffee", "uncommitted_changes": False,
+                "time": "2026-01-02T03:04:05+00:00",
+            }  # fmt: skip
+            storage.write_json(folder / "run.json", about)
+            bilinear = made_up_counts(0.50, seed, key) if key == "gun-guided" else None
+            confusion = np.eye(CLASSES, dtype=np.int64)
+            counts = made_up_counts(level, seed, key)
+            Evaluation(identity.scoring, counts, confusion, bilinear, None).save(
+                params.paths.counts(key, seed)
+            )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = Workspace(tmp_path_factory.mktemp("claims"))
+    experiments = workspace.params["experiments"]
+    variants: dict[str, dict[str, Any]] = {
+        "gun-same-level": {"auxiliary_weight": 0.0, "guidance": "none"},
+        "gun-guided": {"guidance": "fusion"},
+        "gun-unscored": {"guidance": "high-res"},
+    }
+    for key, options in variants.items():
+        chosen = {"backbone": "drn_d_14_narrow", **options}
+        experiments[key] = experiments["gun-small"] | {"options": chosen}
+    experiments["spgnet-twin"] = experiments["spgnet-small"] | {"row": "the same under another name"}
+    workspace.params["seeds"] = [0, 1, 2, 3, 4]
+    workspace.params["claims"] = CLAIMS
+    workspace.profile["evaluation"]["gallery"] = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace.folder)
+        assert not workspace.write().call("prepare")
+        fake(workspace)
+        assert not workspace.call("evaluate", *LEVELS, "spgnet-twin")
+        assert not workspace.call("complexity", "spgnet-small", "gun-small")
+        for stage in ("claims", "tables"):
+            assert not workspace.call(stage)
+    return workspace.folder
+
+
+@pytest.fixture
+def measured(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace with five seeds of four experiments, and their claims."""
+    workspace = Workspace(tmp_path / "copy")
+    shutil.copytree(finished, workspace.folder)
+    monkeypatch.chdir(workspace.folder)
+    workspace.params = json.loads(json.dumps(load_params().model_dump(mode="json")))
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def kept(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of references with one that was kept of it."""
+    folder = tmp_path_factory.mktemp("kept") / "copy"
+    shutil.copytree(finished, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert not Workspace(folder).call("claims", "--keep", "first")
+    return folder / "results/reference"
+
+
+@pytest.fixture
+def reference(measured: Workspace, kept: Path) -> Path:
+    """A reference beside the run that it was kept of."""
+    shutil.copytree(kept, "results/reference")
+    return Path("results/reference/first")
+
+
+def verdicts(path: str | Path = "results/tiny/claims.csv") -> pd.DataFrame:
+    return pd.read_csv(path, keep_default_na=False, dtype=str).set_index("claim")
+
+
+class TestVerdicts:
+    def test_every_claim_has_a_row_with_the_promised_columns(self, finished: Path) -> None:
+        table = verdicts(finished / "results/tiny/claims.csv")
+        assert list(table.index) == list(CLAIMS)
+        assert list(table)[:13] == [
+            "paper", "metric", "better", "worse", "seeds", "images", "difference", "low", "high", "p",
+            "verdict", "published", "source",
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("key", "verdict", "reason"),
+        [
+            ("true", "supported", ""),
+            ("false", "contradicted", ""),
+            ("unclear", "open", "if effect and spread stay as they are"),
+            ("by-more-than-5", "supported", ""),
+            ("at-boundaries", "supported", ""),
+            ("of-a-class", "supported", ""),
+            ("of-a-rare-class", "not measured", "3 images hold the class 'train'; at least 10 are needed"),
+            ("same-network", "supported", ""),
+            ("no-guidance", "not measured", "gun-small has no learned upsampling to take away"),
+            ("one-training", "not measured", "both sides are one training under this profile"),
+            ("no-such-band", "not measured", "no band of 2 pixels; add it to trimap_widths"),
+            ("other-protocol", "not measured", "not scored by the multi-scale protocol here"),
+            ("elsewhere", "not measured", "needs cityscapes; measured on scenes"),
+            ("not-scored", "not measured", "gun-unscored: not scored; run"),
+            ("heavier", "does not hold", ""),
+            ("lighter", "holds", ""),
+            ("fast", "not measured", "gun-small: not timed; run 'python -m experiments.speed'"),
+        ],
+    )
+    def test_each_verdict(self, finished: Path, key: str, verdict: str, reason: str) -> None:
+        row = verdicts(finished / "results/tiny/claims.csv").loc[key]
+        assert row["verdict"] == verdict
+        assert reason in row["reason"]
+        assert bool(row["p"]) == (verdict in ("supported", "contradicted", "open"))
+        assert bool(row["difference"]) == (verdict != "not measured")
+
+    def test_a_difference_is_of_the_scores_that_evaluate_wrote(self, measured: Workspace) -> None:
+        row = {str(name): str(value) for name, value in verdicts().loc["true"].items()}
+        scores = [json.loads(Path(f"results/tiny/evaluate/{key}.json").read_text()) for key in LEVELS]
+        assert float(row["difference"]) == pytest.approx(
+            100 * (scores[0]["miou"] - scores[1]["miou"]), abs=1e-3
+        )
+        assert (row["seeds"], row["images"], row["published"]) == ("5", str(IMAGES), "9.0")
+        for ends in (("low", "high"), ("seeds_low", "seeds_high"), ("images_low", "images_high")):
+            assert 8 < float(row[ends[0]]) < float(row["difference"]) < float(row[ends[1]]) < 12
+
+    def test_two_seeds_are_too_few(self, measured: Workspace) -> None:
+        measured.params["seeds"] = [0, 1]
+        measured.write()
+        assert not measured.call("evaluate", *LEVELS)
+        assert not measured.call("claims")
+        assert verdicts().loc["true", "reason"] == "2 seeds; at least 3 are needed"
+
+    def test_a_time_at_another_size_is_not_the_papers(self, measured: Workspace) -> None:
+        measured.params["claims"] = {"fast": CLAIMS["fast"]}
+        measured.write()
+        assert not measured.call("speed", "gun-small")
+        assert not measured.call("claims")
+        assert verdicts().loc["fast", "reason"] == "timed at 32 x 64; the claim is of 64 x 96"
+        measured.profile["speed"]["size"] = [64, 96]
+        measured.write()
+        assert not measured.call("speed", "gun-small")
+        assert not measured.call("claims")
+        assert verdicts().loc["fast", "verdict"] == "holds"
+
+    def test_nothing_is_done_twice_and_a_changed_claim_is_judged_again(
+        self, measured: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = Path("results/tiny/claims.csv").read_bytes()
+        assert not measured.call("claims")
+        assert "as it was" in capsys.readouterr().out
+        measured.params["claims"]["true"]["margin"] = 20.0
+        measured.write()
+        assert not measured.call("claims")
+        assert verdicts().loc["true", "verdict"] == "contradicted"
+        measured.params["claims"]["true"]["margin"] = None
+        measured.write()
+        assert not measured.call("claims")
+        assert Path("results/tiny/claims.csv").read_bytes() == before
+
+    def test_other_images_on_one_side_are_refused(self, measured: Workspace) -> None:
+        path = Path("results/tiny/evaluate/gun-small/seed-2.npz")
+        found = Evaluation.load(path)
+        found.counts.images[0] = "another"
+        found.save(path)
+        Path("results/tiny/claims.csv").unlink()
+        assert measured.call("claims") == (
+            f"claims: {path}: other images than the other experiments; run 'python -m experiments.evaluate'"
+        )
+
+
+class TestThePlan:
+    def test_names_open_claims_with_seeds_and_hours(
+        self, measured: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        capsys.readouterr()
+        assert not measured.call("claims", "--plan")
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith("unclear")]
+        assert len(lines) == 1
+        hours, seeds, trainings = lines[0].split()[1:4]
+        assert int(trainings) == 2 * (int(seeds) - 5)
+        assert float(hours) == pytest.approx(int(trainings) * 1.0)  # of 0.9 s times 4000 steps
+
+    def test_says_what_three_seeds_would_cost(
+        self, measured: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        measured.params["seeds"] = [0]
+        measured.write()
+        assert not measured.call("evaluate", *LEVELS)
+        capsys.readouterr()
+        assert not measured.call("claims", "--plan")
+        said = capsys.readouterr().out
+        line = next(line for line in said.splitlines() if line.endswith("true"))
+        assert line.split()[1:4] == ["4.00", "3", "4"]
+
+
+Damage = Callable[[Path], object]
+
+
+def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Damage:
+    """Changes a JSON file of a reference."""
+
+    def damage(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        change(content)
+        (folder / name).write_text(json.dumps(content))
+
+    return damage
+
+
+class TestReferences:
+    def test_verdicts_are_computed_again_from_the_kept_counts_alone(
+        self, measured: Workspace, reference: Path
+    ) -> None:
+        kept = (reference / "claims.csv").read_bytes()
+        (reference / "claims.csv").unlink()
+        for folder in ("results/tiny", "data", "results/complexity"):
+            shutil.rmtree(folder)
+        (reference / "claims.csv").write_bytes(kept.replace(b"supported", b"open"))
+        assert not measured.call("claims", "--from", "first")
+        assert (reference / "claims.csv").read_bytes() == kept
+
+    def test_it_says_where_its_numbers_come_from(self, reference: Path) -> None:
+        about = json.loads((reference / "about.json").read_text())
+        assert about["device"] == ["a device"]
+        assert (about["commits"], about["date"], about["seeds"]) == (
+            ["c0ffee"],
+            "2026-01-02",
+            [0, 1, 2, 3, 4],
+        )
+        assert about["training_hours"] == pytest.approx(20.0)
+        text = Path("results/reference/README.md").read_text()
+        for fact in ("## first", "scenes, val", "a device", "`c0ffee`", "2026-01-02", "| supported |"):
+            assert fact in text
+
+    def test_it_keeps_only_the_bands_that_a_claim_is_about(self, reference: Path) -> None:
+        kept = Evaluation.load(reference / "evaluate/gun-small/seed-0.npz").counts
+        whole = Evaluation.load(Path("results/tiny/evaluate/gun-small/seed-0.npz")).counts
+        assert kept.widths == [3]
+        np.testing.assert_array_equal(kept.unions[:, 1], whole.unions[:, 2])
+        assert kept.mean_iou() == whole.mean_iou()
+
+    def test_tables_and_report_show_it_beside_the_present_run(
+        self, measured: Workspace, reference: Path
+    ) -> None:
+        for stage in ("tables", "report"):
+            assert not measured.call(stage)
+        table = pd.read_csv("reports/tables/claims.csv", dtype=str)
+        same = (table["Compared"] == "gun-small - spgnet-small") & (table["Metric"] == "miou")
+        row = table[same].iloc[0]
+        assert row["Verdict, here (tiny: scenes val)"] == "contradicted"
+        assert row["Verdict, reference first: scenes val"] == "contradicted"
+        scores = pd.read_csv("reports/tables/gun-ablation.csv")
+        pd.testing.assert_series_equal(
+            scores["mIoU % reference first: scenes val"],
+            scores["mIoU % measured (tiny: scenes val)"],
+            check_names=False,
+        )
+        assert Path("reports/figures/claims.svg").is_file()
+        assert Path("reports/figures/claims-first.png").is_file()
+
+    def test_an_experiment_that_is_another_one_now_has_no_number_in_it(
+        self, measured: Workspace, reference: Path
+    ) -> None:
+        measured.params["experiments"]["gun-small"]["options"]["guidance"] = "large-rf"
+        measured.write()
+        assert not measured.call("claims", "--from", "first")
+        row = verdicts(reference / "claims.csv").loc["true"]
+        assert row["reason"] == "gun-small: has other settings in reference 'first'"
+
+    @pytest.mark.parametrize(
+        ("damage", "message"),
+        [
+            (lambda f: (f / "about.json").unlink(), "about.json: no such file"),
+            (edit("about.json", lambda a: a.update(schema=0)), "about.json: has schema 0, expected 1"),
+            (edit("about.json", lambda a: a.pop("seeds")), "about.json: has no 'seeds'"),
+            (lambda f: (f / "evaluate/gun-small.json").unlink(), "evaluate/gun-small.json: no such file"),
+            (lambda f: (f / "evaluate/gun-small/seed-1.npz").unlink(), "gun-small/seed-1.npz: no such file"),
+            (
+                lambda f: (f / "complexity.csv").write_text("a\n"),
+                "complexity.csv: has no column 'experiment'",
+            ),
+            (
+                edit("evaluate/gun-small.json", lambda s: s.pop("split")),
+                "evaluate/gun-small.json: not scores of this edition, 'split' is missing",
+            ),
+            (
+                edit("evaluate/gun-small.json", lambda s: s["seeds"].pop()),
+                "has the seeds [0, 1, 2, 3], and",
+            ),
+            (
+                edit("evaluate/gun-small.json", lambda s: s.update(dataset="camvid")),
+                "dataset is 'camvid' and in",
+            ),
+        ],
+    )
+    def test_a_damaged_one_is_refused_in_one_line(
+        self, measured: Workspace, reference: Path, damage: Damage, message: str
+    ) -> None:
+        damage(reference)
+        said = measured.call("claims", "--from", "first")
+        assert said.startswith("claims: results/reference/first/")
+        assert message in said
+        assert "\n" not in said
+
+    def test_an_unknown_one_names_those_that_there_are(self, measured: Workspace, reference: Path) -> None:
+        assert measured.call("claims", "--from", "second") == (
+            "claims: results/reference/second: no such reference; there is first"
+        )
+
+    @pytest.mark.parametrize("name", ["../elsewhere", "A name"])
+    def test_a_name_that_is_no_folders_is_refused(self, measured: Workspace, name: str) -> None:
+        assert "expected a name of the characters" in measured.call("claims", "--keep", name)
+
+    def test_nothing_is_kept_of_nothing(self, workspace: Workspace) -> None:
+        assert "nothing is scored to keep" in workspace.call("claims", "--keep", "first")
+        assert not Path("results/reference").exists()
+
+
+def test_the_committed_references_are_described_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    params = load_params()
+    kept = [references.load(name, params) for name in references.names()]
+    assert (ROOT / "results/reference/README.md").read_text() == references.readme(kept)
+
+
+def test_a_published_difference_is_that_of_the_published_scores() -> None:
+    params = load_params(ROOT / "params.yaml")
+    numbers = pd.concat(pd.read_csv(path) for path in (ROOT / "results/published").glob("*.csv"))
+    values = numbers.set_index(["paper", "table", "row", "metric"])["value"]
+    for key, each in params.claims.items():
+        if each.published is None or not each.what.is_score:
+            continue
+        found = [params.experiments[side.experiment] for side in each.sides().values()]
+        better, worse = (values[e.paper, e.table, e.row, each.metric] for e in found)
+        assert each.published == pytest.approx(better - worse), key
