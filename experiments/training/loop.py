@@ -186,7 +186,11 @@ def _write(
     """Writes what a finished training leaves, ``run.json`` last: a folder that has it is complete."""
     folder = state.folder
     _write_history(state)
-    weights = {name: tensor.contiguous() for name, tensor in state.model.state_dict().items()}
+    # Copies, as a module that a model has under two names is one tensor, which safetensors refuses to write.
+    weights = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.model.state_dict().items()
+    }
     storage.write_bytes(folder.weights, save(weights))
     storage.write_json(
         folder.about,
