@@ -45,7 +45,7 @@ lint: setup
 	@mypy
 
 recipes: setup
-	@OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist worksteal -m recipes tests/test_recipes_train.py
+	@OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist worksteal -m recipes tests
 
 benchmark: setup
 	@python -m pytest tests/benchmarks --benchmark-only

@@ -57,6 +57,10 @@ def test_the_table_sets_both_side_by_side() -> None:
     assert "| semask-maskformer" in render(table)["md"]
 
 
+def test_without_the_file_there_is_no_table(workspace: Workspace) -> None:
+    assert recipes.recipe_table(load_params()).rows.empty
+
+
 def test_a_recipe_of_ones_own_has_no_line(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "load_stated", lambda: STATED)
     assert recipes.recipe_table(load_params()).rows.empty

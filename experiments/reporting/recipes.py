@@ -44,11 +44,13 @@ class StatedRecipe(StrictModel):
 
 
 def load_stated(path: Path = STATED) -> dict[str, StatedRecipe]:
-    """What is stated of every recipe, by its name.
+    """What is stated of every recipe, by its name; nothing where there is no such file.
 
     Raises:
         StageError: the file cannot be read, or a line of it says something impossible.
     """
+    if not path.is_file():
+        return {}
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         return TypeAdapter(dict[str, StatedRecipe]).validate_python(values)
