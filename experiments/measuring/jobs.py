@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ def counting_job(params: Params, run: Run) -> Job:
     """The job of counting the network of an experiment, at the paper's own scale."""
     settings = {**_network(params, run), "size": list(run.paper_recipe.input_size)}
     code = digests.of_model_code(run.experiment.model, digests.COUNTING_CODE)
-    with_check = importlib.util.find_spec("fvcore") is not None
-    digest = digests.of_value([settings, code, with_check])
+    digest = digests.of_value([settings, code])
     path = paths.COMPLEXITY_COUNTS / f"{digest[:32]}.json"
     return Job(
         name=run.key,
@@ -57,6 +55,18 @@ def counted_rows(params: Params) -> list[dict[str, Any]]:
                 {"experiment": run.key, "model": run.experiment.model, "backbone": backbone, **counts}
             )
     return rows
+
+
+def count_details(params: Params, key: str) -> dict[str, dict[str, int]] | None:
+    """Multiply-accumulates of an experiment's network, or ``None`` if it is not counted as it is now.
+
+    By module in ``modules``, where the whole is ``""``, and by input size in ``by_size``: ``512x1024``.
+    """
+    job = counting_job(params, params.run(key))
+    if not job.is_done():
+        return None
+    counted = _read(job, "complexity")
+    return {"modules": counted["modules"], "by_size": counted["by_size"]}
 
 
 def timed_rows(params: Params) -> list[dict[str, Any]]:

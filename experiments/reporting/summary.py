@@ -19,7 +19,10 @@ def complexity(params: Params) -> pd.DataFrame:
     Raises:
         StorageError: a file of counts is broken.
     """
-    columns = ["experiment", "backbone", "parameters", "macs", "macs_check", "height", "width", "num_classes"]
+    columns = [
+        "experiment", "backbone", "parameters", "macs", "macs_check", "height", "width", "num_classes",
+        "sampling_macs", "activations", "parameter_mb", "macs_as_published", "as_published",
+    ]  # fmt: skip
     return pd.DataFrame(counted_rows(params)).reindex(columns=columns).set_index("experiment")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.config.params import Params
+from experiments.measuring.jobs import count_details
 from experiments.reporting import captions, published
 
 
@@ -35,6 +36,7 @@ def all_tables(
     tables = paper_tables(params, summary)
     if len(complexity):
         tables.append(complexity_table(summary, complexity))
+        tables += filter(None, [module_table(params, summary)])
     if len(speed):
         tables.append(speed_table(params, summary, speed))
     tables += class_tables(params, scores)
@@ -101,17 +103,62 @@ def complexity_table(summary: pd.DataFrame, complexity: pd.DataFrame) -> Table:
         "Parameters M": counts["parameters"] / 1e6,
         "Parameters M published": counted["published_parameters_m"],
         "MACs G": counts["macs"] / 1e9,
-        "MACs G (fvcore)": counts["macs_check"] / 1e9,
+        "MACs G (second counter)": counts["macs_check"] / 1e9,
+        "MACs G as published": counts["macs_as_published"] / 1e9,
         "MACs G published": counted["published_macs_g"],
+        "Deviation %": 100 * (counts["macs"] / 1e9 / counted["published_macs_g"] - 1),
+        "Sampling G": counts["sampling_macs"] / 1e9,
+        "Activations M": counts["activations"] / 1e6,
+        "Weights MiB": counts["parameter_mb"],
     }).dropna(axis="columns", how="all")  # fmt: skip
+    notes = counts[counts["as_published"] != ""].groupby("as_published")["experiment"]
+    differs = "; ".join(f"{captions.joined(keys)}: {note}" for note, keys in notes)
     return Table(
         "complexity",
-        "Counted on the papers' own networks and input sizes, whatever the profile. MACs: convolutions, "
-        "matrix products and attention of one image. results/complexity.csv names what is not in them. "
-        "SPGNet's decoder widths were chosen so that both published counts fit: their agreement confirms "
-        "nothing.",
+        "Counted on the papers' own networks and input sizes, whatever the profile. MACs: "
+        "multiply-accumulates of convolutions, deformable ones too, matrix products and attention of one "
+        "image; one is two FLOPs. Sampling: multiply-adds of bilinear sampling at predicted places, not in "
+        "the MACs. results/complexity.csv names what is in neither, with an estimate. Activations: values that "
+        "the counted operators put out. As published: the same network with its operations in the published "
+        f"order{f' ({differs})' if differs else ''}. SPGNet's decoder widths were chosen so that both "
+        "published counts fit: their agreement confirms nothing.",
         rows,
     )
+
+
+def module_table(params: Params, summary: pd.DataFrame) -> Table | None:
+    """Where the multiply-accumulates of each paper's main experiment go."""
+    rows = []
+    for key in main_experiments(summary):
+        details = count_details(params, key)
+        if details is None:
+            continue
+        total = details["modules"][""]
+        rows += [
+            {
+                "Experiment": key,
+                "Module": name or "(all)",
+                "MACs G": macs / 1e9,
+                "Share %": 100 * macs / total,
+            }
+            for name, macs in details["modules"].items()
+            if name.count(".") < 2 and macs >= total / 100
+        ]
+    if not rows:
+        return None
+    caption = (
+        "Multiply-accumulates of each module with at least 1 % of the network's, down to the second level, "
+        "for the largest experiment of each paper that mirrors a published row. A module's number includes "
+        "its parts'."
+    )
+    return Table("complexity-modules", caption, pd.DataFrame(rows))
+
+
+def main_experiments(summary: pd.DataFrame) -> list[str]:
+    """The largest of each paper's experiments that mirror a published row."""
+    published_rows = summary[(summary["published_source"] != "") & summary["measured_macs_g"].notna()]
+    largest = published_rows.sort_values("measured_macs_g").drop_duplicates("paper", keep="last")
+    return [key for key in summary["experiment"] if key in set(largest["experiment"])]
 
 
 def speed_table(params: Params, summary: pd.DataFrame, speed: pd.DataFrame) -> Table:
