@@ -19,7 +19,8 @@ from torchvision.ops import deform_conv2d
 
 import models
 from experiments.config.params import load_params
-from experiments.measuring import counters, counting, formulations
+from experiments.measuring import counters, counting, formulations, latency
+from experiments.measuring.jobs import timing_jobs
 from experiments.reporting import figures, published, tables
 from experiments.running.errors import StageError
 from experiments.running.storage import StorageError
@@ -195,7 +196,7 @@ class TestWhatThereIs:
     @pytest.mark.parametrize("folder", ["results/complexity", "results/tiny/speed"])
     @pytest.mark.parametrize("content", ["", "{"])
     def test_a_broken_file_of_another_stage(self, measured: Workspace, folder: str, content: str) -> None:
-        path = next(Path(folder).iterdir())
+        path = next(path for path in sorted(Path(folder).iterdir()) if "ceilings" not in path.name)
         path.write_text(content)
         message = measured.call("tables")
         assert message.startswith(f"tables: {path}: ")
@@ -430,7 +431,50 @@ def test_speed_has_a_row_for_each_precision_and_says_where_it_ran(workspace: Wor
     assert (timings["fps"] > 0).all()
     assert (timings["latency_ms_p95"] >= timings["latency_ms_median"]).all()
     assert timings["device"].str.len().min() > 3
-    assert len(list(Path("results/tiny/speed").iterdir())) == 1
+    assert (timings["latency_ms_low"] <= timings["latency_ms_median"]).all()
+    assert len(list(Path("results/tiny/speed").glob("ceilings-*"))) == 1
+    assert timings["compute_share"].between(0, 2).all()
+
+
+def test_every_network_is_timed_in_the_most_wanted_way_before_any_in_another(workspace: Workspace) -> None:
+    workspace.profile["speed"] |= {"modes": ["eager", "channels-last"], "rounds": 2}
+    workspace.write()
+    params = load_params()
+    names = [job.name for job in timing_jobs(params, params.runs())]
+    eager = [f"{key} (float32, eager, batch 1)" for key in KEYS]
+    assert names[:5] == ["what the device does at most", *eager, *eager]
+    assert all("channels-last" in name for name in names[5:])
+
+
+def test_what_a_device_cannot_run_is_a_row_with_its_reason(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    workspace.profile["speed"] |= {"modes": ["cuda-graphs", "eager"], "end_to_end": True}
+    workspace.params["experiments"].pop("gun-small")
+    workspace.write()
+    assert not workspace.call("speed")
+    timings = pd.read_csv("results/tiny/speed.csv")
+    graphs = timings["mode"] == "cuda-graphs"
+    assert timings.loc[graphs, "fps"].isna().all()
+    assert timings.loc[graphs, "note"].str.contains("needs an NVIDIA GPU").all()
+    assert (timings.loc[~graphs, "fps"] > 0).all()
+    assert list(timings.loc[~graphs, "end_to_end"]) == [False, True]
+
+
+class TestLatency:
+    def test_interval_of_a_median_leaves_out_what_few_timings_cannot_tell(self) -> None:
+        assert latency.interval([1.0, 2.0, 3.0]) == (1.0, 3.0)
+        # Of 20 values the 6th and the 15th: the sign test's interval of 95.9 %.
+        assert latency.interval([float(i) for i in range(1, 21)]) == (6.0, 15.0)
+
+    def test_no_more_digits_than_the_interval_allows(self) -> None:
+        noisy = latency.describe([0.010123, 0.014345, 0.012789], 1)
+        assert noisy["latency_ms_median"] == 13
+        assert noisy["fps"] == 78
+        steady = latency.describe([0.0100123, 0.0100124, 0.0100125], 2)
+        assert steady["latency_ms_median"] == 10.01
+        assert steady["fps"] == 199.8
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,10 @@ def complexity_table(summary: pd.DataFrame, complexity: pd.DataFrame) -> Table:
         "Counted on the papers' own networks and input sizes, whatever the profile. MACs: "
         "multiply-accumulates of convolutions, deformable ones too, matrix products and attention of one "
         "image; one is two FLOPs. Sampling: multiply-adds of bilinear sampling at predicted places, not in "
-        "the MACs. results/complexity.csv names what is in neither, with an estimate. Activations: values that "
-        "the counted operators put out. As published: the same network with its operations in the published "
-        f"order{f' ({differs})' if differs else ''}. SPGNet's decoder widths were chosen so that both "
-        "published counts fit: their agreement confirms nothing.",
+        "the MACs. results/complexity.csv names what is in neither, with an estimate. Activations: values "
+        "that the counted operators put out. As published: the same network with its operations in the "
+        f"published order{f' ({differs})' if differs else ''}. SPGNet's decoder widths were chosen so that "
+        "both published counts fit: their agreement confirms nothing.",
         rows,
     )
 
@@ -162,29 +162,88 @@ def main_experiments(summary: pd.DataFrame) -> list[str]:
 
 
 def speed_table(params: Params, summary: pd.DataFrame, speed: pd.DataFrame) -> Table:
-    """Inference times on the device at hand beside the published ones."""
+    """Inference times on the device at hand; beside published ones only ratios between methods, on a CPU."""
     stated = summary.set_index("experiment")["published_fps"]
+    on_gpu = bool(speed["peak_memory_mb"].notna().any())
+    ratios = fps_ratios(summary, speed)
     rows = pd.DataFrame({
         "Experiment": speed["experiment"],
         "Precision": speed["precision"],
         "Mode": speed["mode"],
         "Batch": speed["batch"],
         "Input": sizes(speed["height"], speed["width"]),
-        "Latency ms (median)": speed["latency_ms_median"],
-        "Latency ms (95 %)": speed["latency_ms_p95"],
-        "FPS": speed["fps"],
+        "End to end": ["yes" if whole else "" for whole in speed["end_to_end"]],
+        "Latency ms (median)": digits(speed["latency_ms_median"]),
+        "Median's 95 % interval": [
+            "" if pd.isna(low) else f"{low:g} to {high:g}"
+            for low, high in zip(speed["latency_ms_low"], speed["latency_ms_high"], strict=True)
+        ],
+        "Latency ms (95 %)": digits(speed["latency_ms_p95"]),
+        "FPS": digits(speed["fps"]),
+        "FPS published": speed["experiment"].map(stated) if on_gpu else None,
+        "Times the reference": ratios["measured"],
+        "Times the reference, published": ratios["published"],
         "Peak memory MiB": speed["peak_memory_mb"],
-        "FPS published": speed["experiment"].map(stated),
+        "Of compute limit %": 100 * speed["compute_share"].astype(float),
+        "Of bandwidth limit %": 100 * speed["bandwidth_share"].astype(float),
+        "Launch-bound": [
+            {True: "yes", False: "no"}.get(bound, "") for bound in speed["launch_bound"]
+        ],
         "Note": speed["note"],
-    }).dropna(axis="columns", how="all")  # fmt: skip
-    devices = captions.joined(speed["device"])
+    }).replace("", None).dropna(axis="columns", how="all").fillna({"End to end": "no"})  # fmt: skip
+    size = params.active.speed.size
+    reduced = f", inputs reduced to {size[0]} x {size[1]}" if size else ""
+    kind = "a GPU" if on_gpu else "a CPU"
     repetitions = captions.joined(str(r) for r in speed["repetitions"])
+    references = captions.joined(ratios["reference"].dropna())
     return Table(
         "speed",
-        f"Measured: the papers' own networks on {devices}, {repetitions} repetitions, "
-        f"profile '{params.profile}'. Published FPS are of the papers' own devices.",
+        f"On {kind}{reduced}: the papers' own networks on {captions.joined(speed['device'])}, "
+        f"{repetitions} repetitions, profile '{params.profile}', without deterministic kernels. "
+        + ("Published FPS are of the papers' own devices. " if on_gpu else "")
+        + (
+            f"Times the reference: FPS divided by {references}'s, here and as published. "
+            if references
+            else ""
+        )
+        + "Digits are those that the interval allows.",
         rows,
     )
+
+
+def fps_ratios(summary: pd.DataFrame, speed: pd.DataFrame) -> pd.DataFrame:
+    """FPS in relation to another method's, measured and published: what two devices can be compared by.
+
+    The reference of an experiment is the first of its paper's with a published FPS, timed in the same way.
+    Rows are ``speed``'s, with ``reference``, ``measured`` and ``published``.
+    """
+    known = summary[summary["published_fps"].notna()]
+    rows = []
+    way = ["precision", "mode", "batch", "end_to_end", "height", "width"]
+    for timing in speed.to_dict("records"):
+        paper = summary.loc[summary["experiment"] == timing["experiment"], "paper"].iloc[0]
+        published_here = known[known["paper"] == paper].set_index("experiment")["published_fps"]
+        row: dict[str, Any] = {"reference": None, "measured": None, "published": None}
+        if len(published_here) and timing["fps"] == timing["fps"] and timing["fps"] is not None:
+            reference = published_here.index[0]
+            same = speed["experiment"] == reference
+            for column in way:
+                same &= speed[column] == timing[column]
+            of_reference = speed.loc[same, "fps"].dropna()
+            if len(of_reference):
+                stated = published_here.get(timing["experiment"])
+                row = {
+                    "reference": reference,
+                    "measured": timing["fps"] / of_reference.iloc[0],
+                    "published": None if stated is None else stated / published_here.iloc[0],
+                }
+        rows.append(row)
+    return pd.DataFrame(rows, index=speed.index)
+
+
+def digits(column: pd.Series) -> list[str]:
+    """Numbers with their own digits: what an interval did not allow is not filled up with zeros."""
+    return ["" if pd.isna(value) else f"{value:g}" for value in column]
 
 
 def class_tables(params: Params, scores: dict[str, dict[str, Any]]) -> list[Table]:
