@@ -11,6 +11,7 @@ One training over several GPUs: torchrun --nproc-per-node 4 -m experiments.train
 from __future__ import annotations
 
 import sys
+from collections import Counter
 
 from experiments.config.params import Params, load_params
 from experiments.running import command, jobs
@@ -24,9 +25,14 @@ def main() -> None:
     parser = command.parser("train", __doc__)
     command.add_selection(parser)
     command.add_spreading(parser, seeds=True)
+    parser.add_argument(
+        "--most-claims-first", action="store_true", help="begin with the experiments that most claims compare"
+    )
     arguments = parser.parse_args()
     params = load_params()
     keys = command.choose(arguments.experiments, params.experiments, params.run)
+    if arguments.most_claims_first:
+        keys = _most_claims_first(params, keys)
     seeds = arguments.seeds or params.seeds
     identities = Identities(params.runs(), seeds)
     trainings = Trainings(params.paths.trainings)
@@ -49,6 +55,13 @@ def main() -> None:
     if earlier:
         found = jobs.count(len(earlier), "training")
         print(f"train: {found} of earlier settings kept; 'make prune' removes them")
+
+
+def _most_claims_first(params: Params, keys: list[str]) -> list[str]:
+    """The experiments by how many claims compare them; equals stay in their order."""
+    claims = params.model_dump(mode="json")["claims"].values()
+    compared = Counter(claim.get(side) for claim in claims for side in ("better", "worse"))
+    return sorted(keys, key=lambda key: -compared[key])
 
 
 def _job(identity: Identity, identities: Identities, trainings: Trainings) -> Job:

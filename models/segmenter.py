@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import backbones
+from models.parts.folding import fold_norms
 
 IGNORE_LABEL = 255
 """Pixels with this label take part in no loss and in no metric."""
@@ -113,6 +114,11 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> Prediction:
         """Segments normalised RGB images (N, 3, H, W) of any height and width."""
         raise NotImplementedError
+
+    def for_inference(self) -> Self:
+        """The network in evaluation mode, batch norms folded: it neither trains nor loads a state now."""
+        fold_norms(self.eval())
+        return self
 
     def loss(self, prediction: Prediction, labels: Tensor) -> dict[str, Tensor]:
         """Named loss terms, already weighted: their sum is what training minimises.

@@ -77,7 +77,7 @@ def time_network(
             counted = count_operators(on_meta.eval().requires_grad_(False), size)
         except ValueError as error:
             raise StageError(" ".join(str(error).split())) from None
-        model.eval()
+        model.for_inference()  # as evaluation has it
         row: dict[str, Any] = {"device": devices.description, **kind, "height": height, "width": width}
         found: dict[str, Any] = {"seconds": [], "note": ""}
         try:

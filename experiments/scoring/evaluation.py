@@ -74,7 +74,7 @@ def evaluate(
 
 
 def load_trained(run: Run, num_classes: int, weights: Path) -> Segmenter:
-    """A trained model, on the CPU in evaluation mode.
+    """A trained model for inference alone, on the CPU: its batch norms are folded.
 
     Raises:
         StageError: the file is missing, broken, or holds the weights of another model.
@@ -92,7 +92,7 @@ def load_trained(run: Run, num_classes: int, weights: Path) -> Segmenter:
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise StageError(f"{weights}: weights of another model ({first}); {remedy}") from None
-    return model.eval()
+    return model.for_inference()
 
 
 @torch.inference_mode()
