@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as TF
 from experiments.config.recipes import Augmentation, ColourJitter
 from experiments.datasets.base import IGNORE_LABEL
 from experiments.samples.network_input import NetworkInput
+from experiments.samples.window import resized_window
 
 
 class Augment:
@@ -38,11 +39,11 @@ class Augment:
         height, width = labels.shape
         size = self.network_input.size(height, width, self._scale())
         if size != [height, width]:
-            image, labels = TF.resize(image, size), TF.resize(labels, size)
-        image, labels = self._pad(image, labels)
+            labels = TF.resize(labels, size)  # of the image, the crop alone is resized
         image, labels = self._crop(image, labels)
         if self.jitter is not None:
             image = self.jitter(image)
+        image, labels = self._pad(image, labels)
         return self.network_input.normalise(image), labels
 
     def _scale(self) -> float:
@@ -64,7 +65,7 @@ class Augment:
     def _crop(
         self, image: tv_tensors.Image, labels: tv_tensors.Mask
     ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        height, width = self.crop
+        height, width = (min(want, have) for want, have in zip(self.crop, labels.shape, strict=True))
         for _ in range(10):
             top = int(torch.randint(labels.shape[0] - height + 1, ()))
             left = int(torch.randint(labels.shape[1] - width + 1, ()))
@@ -74,7 +75,10 @@ class Augment:
             counts = window.reshape(-1).int().bincount(minlength=IGNORE_LABEL + 1)[:IGNORE_LABEL]
             if counts.max() <= self.settings.max_class_share * counts.sum():
                 break
-        return TF.crop(image, top, left, height, width), TF.crop(labels, top, left, height, width)
+        place = top, left, height, width
+        if image.shape[-2:] == labels.shape:
+            return TF.crop(image, *place), TF.crop(labels, *place)
+        return resized_window(image, labels.shape, place), TF.crop(labels, *place)
 
 
 def _jitter(colour: ColourJitter) -> v2.Transform:

@@ -115,7 +115,7 @@ def _take_steps(
 ) -> None:
     """Takes the steps that are left, keeping ``state`` and its checkpoint up to date."""
     recipe, training = run.recipe, run.profile.training
-    samples = TrainingSamples(data, recipe, seed)
+    samples = TrainingSamples(data, recipe, seed, run.profile.training.cache_mb)
     batches = _batches(samples, run, state.step, devices)
     scaler = state.scaler
     shown = written = time.monotonic()
