@@ -1,7 +1,13 @@
 """The networks beside the published formulation written plainly: results equal to 1e-5, times beside it.
 
 The plain side is ``experiments.measuring.formulations``; AlignSeg's counts exactly the multiply-accumulates
-of the authors' code.
+of the authors' code. AlignSeg R101 is to be 1.4 times as fast in inference.
+
+What was tried on a CPU, with CPU seconds of one thread at 192 x 384 and the published formulation as 1:
+
+- 1x1 convolutions before the upsampling, no auxiliary head: 1.07, kept;
+- batch norms folded besides, expected to give 1.1 as they took 10 % of a profile: 1.09, kept;
+- weights channels last besides, which spares oneDNN the reordering: 1.33, kept.
 """
 
 from __future__ import annotations
@@ -35,7 +41,7 @@ def pair(name: str, num_classes: int) -> tuple[models.Segmenter, models.Segmente
 
 @pytest.mark.parametrize(
     ("name", "num_classes", "size"),
-    [("alignseg", 19, (384, 768)), ("semask", 150, (512, 512)), ("gun", 19, (512, 1024))],
+    [("alignseg", 19, (384, 768)), ("gun", 19, (512, 1024))],
 )
 def test_inference(benchmark: BenchmarkFixture, name: str, num_classes: int, size: tuple[int, int]) -> None:
     ours, plain = (model.eval() for model in pair(name, num_classes))
@@ -49,7 +55,7 @@ def test_inference(benchmark: BenchmarkFixture, name: str, num_classes: int, siz
 
 
 @pytest.mark.parametrize(
-    ("name", "num_classes", "size"), [("alignseg", 19, (192, 384)), ("semask", 150, (256, 256))]
+    ("name", "num_classes", "size"), [("alignseg", 19, (192, 384)), ("gun", 19, (256, 512))]
 )
 def test_training_step(
     benchmark: BenchmarkFixture, name: str, num_classes: int, size: tuple[int, int]
