@@ -3,7 +3,8 @@
 # make setup       create .venv and install requirements.txt into it
 # make lint        ruff and mypy
 # make recipes     100 steps of every recipe at a tenth of its size (some minutes)
-# make benchmark   the pytest-benchmark measurements (no pass or fail)
+# make benchmark   the pytest-benchmark measurements beside this machine's baseline (no pass or fail)
+# make gpu         uses a GPU for MINUTES (9): timings, roofline, then the trainings that settle most claims
 # make prune       remove finished trainings of settings that are no longer in params.yaml
 # make clean       remove what the pipeline and the tools generated; keeps .venv
 
@@ -14,7 +15,11 @@ INSTALLED := $(VENV)/.installed
 # The stages are called as "python -m ..." and have to find this environment's python.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: reproduce test setup lint recipes benchmark prune clean help
+# What benchmarks are compared with: the first run on this machine; remove the file for a new one.
+BASELINE := results/benchmarks/baseline.json
+MINUTES ?= 9
+
+.PHONY: reproduce test setup lint recipes benchmark gpu prune clean help
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -48,7 +53,23 @@ recipes: setup
 	@OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist worksteal -m recipes tests
 
 benchmark: setup
-	@python -m pytest tests/benchmarks --benchmark-only
+	@mkdir -p $(dir $(BASELINE))
+	@OMP_NUM_THREADS=1 python -m pytest -q tests/benchmarks --benchmark-only \
+		--benchmark-json $(dir $(BASELINE))latest.json
+	@test -f $(BASELINE) || cp $(dir $(BASELINE))latest.json $(BASELINE)
+	@python tests/benchmarks/compare.py $(BASELINE) $(dir $(BASELINE))latest.json
+
+# Needs no DVC and installs nothing: a machine that is lent has its own torch. Two thirds of the time are
+# for timings, whose rows come in order of want. Exit code 75 says that time ran out, as it should.
+gpu:
+	@echo "== timings and the device's limits"
+	@python3 -m experiments.speed --minutes $$(awk 'BEGIN {print $(MINUTES) * 2 / 3}') || test $$? -eq 75
+	@python3 -m experiments.tables
+	@python3 -m experiments.report
+	@echo "== trainings"
+	@python3 -m experiments.prepare
+	@python3 -m experiments.train --most-claims-first --minutes $$(awk 'BEGIN {print $(MINUTES) / 3}') \
+		|| test $$? -eq 75
 
 prune:
 	@echo "== removing trainings of earlier settings"

@@ -2,13 +2,14 @@
 
 Writes ``results/<profile>/speed.csv``. The network is the paper's own (only the input size may be the
 profile's), in evaluation mode with random weights, which cost the same as trained ones. Experiments whose
-network is the same are timed once, and nothing else of this suite runs beside a timing.
+network is the same are timed once, and nothing else of this suite runs beside a timing. With --minutes the
+most wanted rows come first: every network as the papers time it, then in the profile's other ways.
 """
 
 from __future__ import annotations
 
 from experiments.config.params import load_params
-from experiments.measuring.jobs import timed_rows, timing_job
+from experiments.measuring.jobs import timed_rows, timing_jobs
 from experiments.running import command, jobs, storage
 from experiments.running.server import COMPUTING
 
@@ -20,11 +21,12 @@ def main() -> None:
     arguments = parser.parse_args()
     params = load_params()
     keys = command.choose(arguments.experiments, params.experiments, params.run)
-    work = {job.digest: job for job in reversed([timing_job(params, run) for run in params.runs(keys)])}
-    chosen = arguments.shard.take(list(reversed(work.values())))
+    chosen = arguments.shard.take(timing_jobs(params, params.runs(keys)))
     if not all(job.is_done() for job in chosen):
         pool = command.pool(arguments, 0, COMPUTING, alone=True)
-        jobs.finish("speed", jobs.do_jobs("speed", chosen, pool, params.paths.locks))
+        outcome = jobs.do_jobs("speed", chosen, pool, params.paths.locks)
+        storage.write_rows(params.paths.speed, timed_rows(params))
+        jobs.finish("speed", outcome)
     storage.write_rows(params.paths.speed, timed_rows(params))
 
 

@@ -14,6 +14,7 @@ With --dry-run it trains nothing: it prints what a training would be, takes a fe
 from __future__ import annotations
 
 import sys
+from collections import Counter
 
 from experiments.config.params import Params, load_params
 from experiments.config.strict import ConfigError
@@ -28,6 +29,9 @@ def main() -> None:
     parser = command.parser("train", __doc__)
     command.add_selection(parser)
     command.add_spreading(parser, seeds=True)
+    parser.add_argument(
+        "--most-claims-first", action="store_true", help="begin with the experiments that most claims compare"
+    )
     parser.add_argument(
         "--tensorboard", metavar="DIR", help="write live curves there, and predictions at checkpoints"
     )
@@ -45,6 +49,8 @@ def main() -> None:
         )
     params = load_params()
     keys = command.choose(arguments.experiments, params.experiments, params.run)
+    if arguments.most_claims_first:
+        keys = _most_claims_first(params, keys)
     seeds = arguments.seeds or params.seeds
     identities = Identities(params.runs(), seeds)
     trainings = Trainings(params.paths.trainings)
@@ -78,6 +84,12 @@ def _dry_run(params: Params, keys: list[str], timed_steps: int) -> None:
 
     for run in params.runs(chosen):
         print(dry_run(run, timed_steps), flush=True)
+
+
+def _most_claims_first(params: Params, keys: list[str]) -> list[str]:
+    """The experiments by how many claims compare them; equals stay in their order."""
+    compared = Counter(side.experiment for claim in params.claims.values() for side in claim.sides().values())
+    return sorted(keys, key=lambda key: -compared[key])
 
 
 def _job(identity: Identity, identities: Identities, trainings: Trainings, tensorboard: str | None) -> Job:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import backbones
+from models.parts.folding import fold_norms
 from models.released import ReleasedFormat
 
 IGNORE_LABEL = 255
@@ -194,6 +195,15 @@ class Segmenter(nn.Module):
     def predicts_masks(self) -> bool:
         """Whether its loss is one on a set of masks, for which ``criterion`` has no meaning."""
         return False
+
+    def for_inference(self) -> Self:
+        """The network in evaluation mode, batch norms folded: it neither trains nor loads a state now.
+
+        Weights are laid out channels last: a convolution on a CPU otherwise reorders what it reads and
+        writes. Of AlignSeg on a ResNet-101 that is a fifth of the time.
+        """
+        fold_norms(self.eval())
+        return self.to(memory_format=torch.channels_last)
 
     def loss(
         self, prediction: Prediction, labels: Tensor, whole: LabelCounts | None = None

@@ -35,6 +35,8 @@ class TrainingSettings(StrictModel):
     training is. 0 takes what torch finds: for GPUs, where it decides nothing."""
     loader_workers: Natural = 0
     """Loader processes of a training; 0 loads in the training process."""
+    cache_mb: Natural = 0
+    """MiB of decoded images and labels that each loader process keeps; it changes no sample."""
     checkpoint_every: Count = 1000
     """Steps between checkpoints."""
     log_every: Count = 10
@@ -64,14 +66,21 @@ class EvaluationSettings(StrictModel):
 class SpeedSettings(StrictModel):
     """How inference is timed."""
 
-    precisions: list[Literal["float32", "bfloat16", "float16"]] = ["float32"]
-    modes: list[Literal["eager", "compile"]] = ["eager"]
-    batch_sizes: list[Count] = [1]
+    precisions: list[Literal["float32", "tf32", "bfloat16", "float16"]] = ["float32"]
+    """``float32`` is without TF32, ``tf32`` is float32 with it; the others are autocast."""
+    modes: list[Literal["eager", "channels-last", "compile", "cuda-graphs"]] = ["eager"]
+    batch_sizes: list[Count | Literal["best"]] = [1]
+    """``best`` is the batch of the most images a second."""
+    end_to_end: bool = False
+    """Times every kind with the copy of the bytes to the device and the labels' way back, too."""
     size: Size | None = None
     """Input size for every experiment; ``null`` takes each recipe's ``input_size``."""
     warmup: Natural = 10
-    """Untimed forward passes before the timed ones."""
+    """Untimed forward passes before the timed ones, at most: they end when two windows of five agree."""
     repetitions: Count = 50
+    """In each round."""
+    rounds: Count = 1
+    """Every network is timed once before any is timed again, so that all see the same machine."""
 
 
 class Profile(StrictModel):

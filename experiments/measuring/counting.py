@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch import nn
 
 import models
+from experiments.measuring.counters import OperatorCounts, count_calls, count_operators
+from experiments.measuring.formulations import write_as_published
 from experiments.running import storage
 from experiments.running.errors import StageError
 from experiments.running.work import Context
 
-_CHECK_SIZE = (128, 256)
-"""fvcore has to compute what it counts, so it counts a small input."""
+OTHER_SCALES = (0.5, 2.0)
+"""Scales of height and width at which multiply-accumulates are counted too: a convolution grows with the
+pixels, attention over the whole map with their square."""
 
-_PRODUCTS = ("conv", "linear", "matmul", "addmm", "bmm", "baddbmm", "einsum", "attention")
-"""Of fvcore's operators, those that torch's counter counts too."""
-
-# fmt: off
-_MOVES_DATA = frozenset({
-    "cat", "clone", "copy_", "_to_copy", "constant_pad_nd", "roll", "index", "index_select", "stack",
-    "fill_", "zero_", "empty", "_unsafe_view", "embedding", "sort", "topk", "argmax", "gather",
-    "scatter", "slice_scatter", "repeat", "reflection_pad2d", "replication_pad2d",
-})
-# fmt: on
-"""Operators without arithmetic, which nobody counts."""
+_DEPTH = 3
+"""Levels of modules below the network whose share is kept."""
 
 
 def count(
@@ -55,29 +45,47 @@ def count(
         What to say when it is done.
 
     Raises:
-        StageError: the network cannot be built.
+        StageError: the network cannot be built, or cannot take an input of this size.
     """
     torch.set_num_threads(1)
     try:
         with torch.device("meta"):
-            # Torch's counter follows gradients, and fails on a parameter that is passed between modules.
             on_meta = models.create(network["model"], num_classes, **network["options"])
     except ValueError as error:
         raise StageError(str(error)) from None
     on_meta.eval().requires_grad_(False)
-    macs, uncounted = count_macs(on_meta, size)
+    try:
+        counted = count_operators(on_meta, size)
+    except (ValueError, RuntimeError) as error:
+        raise StageError(
+            f"input_size {size[0]} x {size[1]} does not fit model '{network['model']}': {error}; "
+            "expected a larger one"
+        ) from None
+    called = count_calls(on_meta, size)
+    scaled = [(round(scale * size[0]), round(scale * size[1])) for scale in OTHER_SCALES]
+    by_size = {f"{height}x{width}": count_calls(on_meta, (height, width)) for height, width in scaled}
+    by_size[f"{size[0]}x{size[1]}"] = counted.macs
     parameters = count_parameters(on_meta)
+    weights = [*on_meta.parameters(), *on_meta.buffers()]
+    note = write_as_published(on_meta)
     counts = {
         "parameters": parameters,
-        "macs": macs,
-        "macs_check": _check_macs(network["model"], network["options"], num_classes, on_meta, macs),
+        "macs": counted.macs,
+        "macs_check": called,
         "height": size[0],
         "width": size[1],
         "num_classes": num_classes,
-        "uncounted": "; ".join(f"{name} x{count}" for name, count in sorted(uncounted.items())),
+        "uncounted": _described(counted),
+        "uncounted_macs": sum(counted.uncounted_macs.values()),
+        "sampling_macs": counted.sampling,
+        "activations": counted.activations,
+        "parameter_mb": sum(tensor.numel() * tensor.element_size() for tensor in weights) / 2**20,
+        "macs_as_published": count_calls(on_meta, size) if note else counted.macs,
+        "as_published": note,
     }
-    storage.write_json(path, {"digest": digest, "counts": counts})
-    return f"{parameters / 1e6:.3g} M parameters, {macs / 1e9:.4g} G multiply-accumulates"
+    modules = {name: macs for name, macs in counted.by_module.items() if name.count(".") < _DEPTH}
+    storage.write_json(path, {"digest": digest, "counts": counts, "modules": modules, "by_size": by_size})
+    return f"{parameters / 1e6:.3g} M parameters, {counted.macs / 1e9:.4g} G multiply-accumulates"
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -85,89 +93,9 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def count_macs(network: nn.Module, size: tuple[int, int]) -> tuple[int, Counter[str]]:
-    """Multiply-accumulates of one image, and the operators with arithmetic that are not in them.
-
-    Convolutions, matrix products and attention are counted, as in the papers. The operators beside
-    them (norms, resizing, sampling, pooling, softmax) are named with how often they run.
-
-    Args:
-        network: on the meta device, where an operator has a shape but no cost.
-        size: height and width of the input.
-    """
-    image = torch.empty(1, 3, *size, device="meta")
-    with FlopCounterMode(display=False) as counter, UncountedOperators() as seen, torch.no_grad():
-        network(image)
-    return counter.get_total_flops() // 2, seen.uncounted
-
-
-class UncountedOperators(TorchDispatchMode):
-    """Notes the operators that compute something but have no entry in torch's FLOP registry."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.uncounted: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        counted = func.overloadpacket in flop_registry
-        takes_tensors = any(isinstance(a, Tensor) or (isinstance(a, list) and a) for a in args)
-        pointwise = torch.Tag.pointwise in func.tags
-        if takes_tensors and not (counted or pointwise or func.is_view or name in _MOVES_DATA):
-            self.uncounted[name] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def _check_macs(
-    model: str, options: dict[str, Any], num_classes: int, on_meta: nn.Module, macs: int
-) -> int | None:
-    """The same count by fvcore; ``None`` where fvcore is not installed.
-
-    fvcore counts a small input, and its share of the first counter's count there is applied to the
-    full size. Where the two see the same operators the result equals ``macs``.
-    """
-    counter = _fvcore_counter()
-    if counter is None:
-        return None
-    network = models.create(model, num_classes, **options).eval()
-    small, _ = count_macs(on_meta, _CHECK_SIZE)
-    counted: int = counter(network, torch.zeros(1, 3, *_CHECK_SIZE))
-    return round(macs * counted / small)
-
-
-def _fvcore_counter() -> Any:
-    """A function (network, image) -> multiply-accumulates, or ``None`` without fvcore."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of what fvcore uses of torch
-            from fvcore.nn import FlopCountAnalysis
-    except ImportError:
-        return None
-
-    class Tensors(nn.Module):
-        """fvcore traces: a trace returns tensors, and leaves out what none of them needs."""
-
-        def __init__(self, network: nn.Module):
-            super().__init__()
-            self.network = network
-
-        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-            prediction = self.network(images)
-            return prediction.logits, *prediction.maps.values()
-
-    def attention(inputs: Any, outputs: Any) -> Counter[str]:  # noqa: ARG001
-        """Both products of an attention: queries by keys, and the result by values."""
-        query, key, value = (tensor.type().sizes() for tensor in inputs[:3])
-        batch = int(torch.Size(query[:-2]).numel())
-        return Counter(attention=batch * query[-2] * key[-2] * (query[-1] + value[-1]))
-
-    def count(network: nn.Module, image: Tensor) -> int:
-        analysis = FlopCountAnalysis(Tensors(network), image)
-        analysis.set_op_handle("aten::scaled_dot_product_attention", attention)
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of tracing: sizes become constants, as they should here
-            by_operator = analysis.by_operator()
-        return int(sum(by_operator[name] for name in _PRODUCTS))
-
-    return count
+def _described(counted: OperatorCounts) -> str:
+    """The operators that are in no count: how often each runs, and about how many multiply-adds it does."""
+    return "; ".join(
+        f"{name} x{times} ~{counted.uncounted_macs[name] / 1e9:.2g} G"
+        for name, times in sorted(counted.uncounted.items())
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,63 @@ def score_against_cost(rows: pd.DataFrame, costs: Mapping[str, str], conditions:
         figure.suptitle(conditions, size=9)
         for ax, column in zip(axes[0], costs, strict=True):
             _name_points(ax, rows[column], rows["measured_miou"], rows["experiment"])
+    return figure
+
+
+def roofline(rows: pd.DataFrame, compute: Mapping[str, float], copy: float) -> Figure:
+    """What networks reach, below the two limits of the device.
+
+    Args:
+        rows: ``paper``, ``experiment``, ``intensity`` (multiply-accumulates for each byte) and
+            ``macs_a_second``.
+        compute: multiply-accumulates a second of a matrix product, by precision.
+        copy: bytes a second of a copy.
+    """
+    with plt.rc_context(_STYLE):
+        figure, ax = plt.subplots(figsize=(10.0, max(5.0, 1.5 + 0.13 * len(rows))))
+        figure.subplots_adjust(left=0.08, right=0.74)
+        for paper, points in rows.groupby("paper", sort=False):
+            colour = paper_colour(str(paper))
+            ax.scatter(
+                points["intensity"], points["macs_a_second"], s=26, color=colour, label=paper, zorder=3
+            )
+        ridges = [limit / copy for limit in compute.values()]
+        low = 0.5 * min(rows["intensity"].min(), *ridges)
+        high = 2.0 * max(rows["intensity"].max(), *ridges)
+        for (precision, limit), ridge in zip(compute.items(), ridges, strict=True):
+            ax.plot([low, ridge, high], [low * copy, limit, limit], color="0.25", linewidth=1.2)
+            label = f"{precision}: {limit / 1e9:.3g} G a second"
+            ax.annotate(
+                label, (high, limit), xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=8
+            )
+        middle = (low * min(ridges)) ** 0.5
+        copied = f"copy: {copy / 1e9:.3g} GB a second"
+        ax.annotate(copied, (middle, middle * copy), xytext=(6, -10), textcoords="offset points", fontsize=8)
+        ax.set(
+            xscale="log", yscale="log", xlim=(low, high), xlabel="multiply-accumulates for each byte",
+            ylabel="multiply-accumulates a second",
+        )  # fmt: skip
+        ax.legend(frameon=False, fontsize=8, loc="lower right")
+        _name_points(ax, rows["intensity"], rows["macs_a_second"], rows["experiment"])
+    return figure
+
+
+def macs_by_size(counts: Mapping[str, Mapping[str, int]]) -> Figure:
+    """Multiply-accumulates against pixels, a line for each network.
+
+    Args:
+        counts: by network, then by size such as ``512x1024``.
+    """
+    with plt.rc_context(_STYLE):
+        figure, ax = plt.subplots(figsize=(8.0, 6.0))
+        for (key, by_size), look in zip(counts.items(), line_styles(len(counts)), strict=True):
+            points = sorted((math.prod(map(int, size.split("x"))), macs) for size, macs in by_size.items())
+            pixels, macs = ([point[i] for point in points] for i in (0, 1))
+            ax.plot([p / 1e6 for p in pixels], [m / 1e9 for m in macs], label=key, **look)
+            linear = [macs[0] * p / pixels[0] / 1e9 for p in pixels]
+            ax.plot([p / 1e6 for p in pixels], linear, "--", color=look["color"], linewidth=0.8)
+        ax.set(xscale="log", yscale="log", xlabel="megapixels of the input", ylabel="MACs G")
+        _legend_below(figure, ax)
     return figure
 
 

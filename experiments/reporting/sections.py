@@ -11,9 +11,10 @@ import pandas as pd
 from safetensors import safe_open
 
 from experiments.config.params import Params
+from experiments.measuring.jobs import ceilings, count_details
 from experiments.reporting import captions, claim_tables
 from experiments.reporting.captions import joined
-from experiments.reporting.tables import class_iou, sizes
+from experiments.reporting.tables import class_iou, main_experiments, sizes
 from experiments.samples.prepared import PreparedDataset
 from experiments.training.folder import Trainings
 
@@ -117,6 +118,40 @@ def score_against_cost(measured: Measured) -> list[Drawing]:
     return drawings
 
 
+def roofline(measured: Measured) -> list[Drawing]:
+    """Multiply-accumulates a second against those for each byte, below what the device does at most."""
+    top = ceilings(measured.params)
+    speed = _fastest(measured.speed)
+    if speed.empty or "bytes_a_second" not in top:
+        return []
+    rows = measured.summary[["experiment", "paper"]].merge(speed.reset_index(), on="experiment")
+    rows["intensity"] = rows["macs"] / (rows["traffic_mb"] * 2**20)
+    rows["macs_a_second"] = rows["macs"] * rows["fps"]
+    text = (
+        f"On {joined(rows['device'])}, input {joined(rows['input'])}, batch 1, the fastest mode of each "
+        "network. The lines are matrix products and copies that were measured in the same run. Bytes: "
+        "weights once, every output of a product out and in again, which is the least that has to move "
+        "without fusion."
+    )
+    used = {name: top["macs_a_second"][name] for name in rows["precision"] if name in top["macs_a_second"]}
+    return [Drawing("roofline", "Roofline", text, "roofline", (rows, used, top["bytes_a_second"]))]
+
+
+def macs_by_size(measured: Measured) -> list[Drawing]:
+    """Multiply-accumulates against the input's size."""
+    counts = {}
+    for key in main_experiments(measured.summary):
+        details = count_details(measured.params, key)
+        if details is not None:
+            counts[key] = details["by_size"]
+    text = (
+        "Counted on the papers' own networks. Convolutions grow with the pixels, as the dashed line does; "
+        "attention over the whole map grows faster."
+    )
+    title = "Multiply-accumulates against input size"
+    return [Drawing("macs-size", title, text, "macs_by_size", (counts,))] if counts else []
+
+
 def boundary_iou(measured: Measured) -> list[Drawing]:
     """IoU near label boundaries against the band's width."""
     drawings = []
@@ -202,6 +237,8 @@ def galleries(measured: Measured) -> list[Drawing]:
 SECTIONS: tuple[Callable[[Measured], list[Drawing]], ...] = (
     claims,
     score_against_cost,
+    roofline,
+    macs_by_size,
     boundary_iou,
     class_scores,
     galleries,
@@ -220,7 +257,7 @@ def has_maps(path: Path) -> bool:
 
 def _fastest(timings: pd.DataFrame) -> pd.DataFrame:
     """By experiment, the best of the precisions and modes at batch 1."""
-    ran = timings[(timings["batch"] == 1) & timings["fps"].notna()].copy()
+    ran = timings[(timings["batch"] == 1) & timings["fps"].notna() & (timings["end_to_end"] == 0)].copy()
     ran["input"] = sizes(ran["height"], ran["width"])
     return ran.sort_values("fps", ascending=False).drop_duplicates("experiment").set_index("experiment")
 

@@ -20,7 +20,10 @@ def complexity(params: Params) -> pd.DataFrame:
     Raises:
         StorageError: a file of counts is broken.
     """
-    columns = ["experiment", "backbone", "parameters", "macs", "macs_check", "height", "width", "num_classes"]
+    columns = [
+        "experiment", "backbone", "parameters", "macs", "macs_check", "height", "width", "num_classes",
+        "sampling_macs", "activations", "parameter_mb", "macs_as_published", "as_published",
+    ]  # fmt: skip
     return pd.DataFrame(counted_rows(params)).reindex(columns=columns).set_index("experiment")
 
 
@@ -32,7 +35,8 @@ def speed(params: Params) -> pd.DataFrame:
     """
     columns = [
         "experiment", "device", "precision", "mode", "batch", "height", "width", "latency_ms_median",
-        "latency_ms_p95", "fps", "peak_memory_mb", "note", "repetitions",
+        "latency_ms_p95", "fps", "peak_memory_mb", "latency_ms_low", "latency_ms_high", "end_to_end",
+        "repetitions", "macs", "traffic_mb", "compute_share", "bandwidth_share", "launch_bound", "note",
     ]  # fmt: skip
     return pd.DataFrame(timed_rows(params)).reindex(columns=columns)
 

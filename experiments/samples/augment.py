@@ -12,6 +12,7 @@ from experiments.config.recipes import Augmentation
 from experiments.datasets.base import IGNORE_LABEL
 from experiments.samples.distortion import Distort
 from experiments.samples.network_input import NetworkInput
+from experiments.samples.window import resized_window
 
 
 class Augment:
@@ -39,7 +40,7 @@ class Augment:
             image, labels = TF.horizontal_flip(image), TF.horizontal_flip(labels)
         size = self._size(*labels.shape)
         if size != list(labels.shape):
-            image, labels = TF.resize(image, size), TF.resize(labels, size)
+            labels = TF.resize(labels, size)  # of the image, the crop alone is resized
         image, labels = self._crop(image, labels)
         if self.jitter is not None:
             image = self.jitter(image)
@@ -84,4 +85,7 @@ class Augment:
             counts = window.reshape(-1).int().bincount(minlength=IGNORE_LABEL + 1)[:IGNORE_LABEL]
             if counts.max() <= self.settings.max_class_share * counts.sum():
                 break
-        return TF.crop(image, top, left, height, width), TF.crop(labels, top, left, height, width)
+        place = top, left, height, width
+        if image.shape[-2:] == labels.shape:
+            return TF.crop(image, *place), TF.crop(labels, *place)
+        return resized_window(image, labels.shape, place), TF.crop(labels, *place)

@@ -24,10 +24,14 @@ class TrainingSamples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         data: whose training split is drawn from.
         recipe: of the training.
         seed: of the training.
+        cache_mb: MiB of decoded pairs that each loading process keeps. The first ones stay: every epoch
+            takes each pair once, so that none is worth more than another.
     """
 
-    def __init__(self, data: PreparedDataset, recipe: Recipe, seed: int):
+    def __init__(self, data: PreparedDataset, recipe: Recipe, seed: int, cache_mb: int = 0):
         self.samples = data.train.samples
+        self._decoded: dict[str, tuple[tv_tensors.Image, tv_tensors.Mask]] = {}
+        self._room = cache_mb * 2**20
         self.augment = Augment(recipe.augmentation, recipe.crop, NetworkInput.of(data, recipe))
         self.seed = seed
         self._order: tuple[int, list[int]] = (-1, [])
@@ -42,13 +46,24 @@ class TrainingSamples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Normalised image (3, h, w), labels (h, w) int64, and the position."""
-        image, labels = read_pair(self.sample_at(position))
+        image, labels = self._pair(self.sample_at(position))
         # torchvision's transforms draw from the global generator, which also drives dropout when
         # the loader runs in the training process.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_mix(self.seed, position, 2))
             image, labels = self.augment(image, labels)
         return image, labels.long(), position
+
+    def _pair(self, sample: Sample) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """The decoded pair, which nothing may change in place: it may be kept."""
+        pair = self._decoded.get(sample.name)
+        if pair is None:
+            pair = read_pair(sample)
+            size = sum(tensor.nbytes for tensor in pair)
+            if size <= self._room:
+                self._room -= size
+                self._decoded[sample.name] = pair
+        return pair
 
 
 class EvaluationSamples(Dataset[tuple[torch.Tensor, torch.Tensor, str]]):

@@ -22,7 +22,7 @@ from models.segmenter import OFFSETS, SCORES
 
 
 def load(file: NetworkFile) -> Segmenter:
-    """The network, on the CPU in evaluation mode.
+    """The network for inference alone, on the CPU: its batch norms are folded.
 
     Raises:
         StageError: the file is missing, broken, or holds the weights of another network.
@@ -39,7 +39,7 @@ def load(file: NetworkFile) -> Segmenter:
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise StageError(f"{file.weights}: weights of another model ({first}); {file.remedy}") from None
-    return model.eval()
+    return model.for_inference()
 
 
 def _trained(file: NetworkFile) -> dict[str, Tensor]:
