@@ -14,10 +14,10 @@ import sys
 
 from experiments.config.params import Params, load_params
 from experiments.running import command, jobs
-from experiments.running.jobs import Job
 from experiments.running.server import COMPUTING
-from experiments.samples.identity import Identities, Identity
-from experiments.training.folder import EARLIER, TrainingFolder, Trainings
+from experiments.samples.identity import Identities
+from experiments.training.folder import Trainings
+from experiments.training.jobs import training_jobs
 
 
 def main() -> None:
@@ -29,14 +29,8 @@ def main() -> None:
     keys = command.choose(arguments.experiments, params.experiments, params.run)
     seeds = arguments.seeds or params.seeds
     identities = Identities(params.runs(), seeds)
-    trainings = Trainings(params.paths.trainings)
-    work: dict[str, Job] = {}
-    for seed in seeds:
-        for key in keys:
-            identity = identities.training_owner(identities.of(key, seed))
-            if identity.training not in work:
-                work[identity.training] = _job(identity, identities, trainings)
-    chosen = arguments.shard.take(list(work.values()))
+    work = training_jobs(params.paths, identities, keys, seeds)
+    chosen = arguments.shard.take(work)
     if all(job.is_done() for job in chosen) and not command.is_group():
         print(f"train: nothing to do, {jobs.count(len(chosen), 'training')} there")
     else:
@@ -49,30 +43,6 @@ def main() -> None:
     if earlier:
         found = jobs.count(len(earlier), "training")
         print(f"train: {found} of earlier settings kept; 'make prune' removes them")
-
-
-def _job(identity: Identity, identities: Identities, trainings: Trainings) -> Job:
-    """The job of one training, which the first of the experiments that share it does."""
-    run, seed, digest = identity.run, identity.seed, identity.training
-    folder = TrainingFolder(run.paths.training(run.key, seed))
-
-    def is_done() -> bool:
-        if folder.digest() == digest:
-            return True
-        found = trainings.find(digest)
-        if found is None or found.digest() != digest:
-            return False
-        if found.path.parent == folder.path.parent / EARLIER:
-            folder.bring_back(found)
-        return True  # also where another experiment, or an earlier order of them, has it
-
-    return Job(
-        name=f"{run.key} seed {seed}",
-        digest=digest,
-        work="experiments.training.loop:train",
-        arguments={"run": run, "data": identities.data[run.dataset], "seed": seed, "digest": digest},
-        is_done=is_done,
-    )
 
 
 def _say_what_holds(params: Params, keys: list[str], seeds: list[int], different: int) -> None:

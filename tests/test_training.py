@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import Workspace, stage_environment, wait_until_gone
+from conftest import Workspace, stage_environment, wait_until_gone, workers_in
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -288,12 +288,21 @@ class TestRun:
         assert (SEED_0 / "weights.safetensors").stat().st_mtime_ns == written
 
     @pytest.mark.pipeline
-    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize(
+        ("number", "code"),
+        [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75)],
+    )
     def test_stopped_and_started_again_it_ends_in_the_same_weights(
-        self, prepared: Workspace, number: signal.Signals
+        self, prepared: Workspace, number: signal.Signals, code: int
     ) -> None:
+        # A queue sends SIGUSR1 to every process of a job, those that load samples among them.
+        everywhere = number == signal.SIGUSR1
         prepared.profile["recipe"]["steps"] = 12
-        prepared.profile["training"] |= {"checkpoint_every": 1, "log_every": 5}
+        prepared.profile["training"] |= {
+            "checkpoint_every": 1,
+            "log_every": 5,
+            "loader_workers": 2 if everywhere else 0,
+        }
         prepared.params["experiments"][KEY]["options"]["stages"] = 1
         prepared.write()
         assert not prepared.call("train", KEY)
@@ -308,9 +317,9 @@ class TestRun:
         deadline = time.monotonic() + 120
         while not (SEED_0 / "checkpoint.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.kill(running.pid, number)
-        code = running.wait()
-        assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+        for process in workers_in(prepared.folder) if everywhere else [running.pid]:
+            os.kill(process, number)
+        assert running.wait() == code
         wait_until_gone(prepared.folder)
         assert 0 < read_checkpoint(SEED_0 / "checkpoint.pt")["step"] < 12, "too late to show anything"
         (SEED_0 / "weights.safetensors").unlink()

@@ -104,9 +104,12 @@ def prepare(
         checked = []
         # Threads: decoding, resizing and compressing release the interpreter's lock.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for one in pool.map(check, names):
-                checked.append(one)
-                progress(split, len(checked), len(names))
+            try:
+                for one in pool.map(check, names):
+                    checked.append(one)
+                    progress(split, len(checked), len(names))
+            finally:
+                pool.shutdown(cancel_futures=True)  # or an error would wait for all the other samples
         counts = np.sum([c.class_pixels for c in checked], axis=0)
         if not counts[: len(dataset.classes)].any():
             raise DataError(

@@ -95,7 +95,7 @@ def folder(path: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        for file in partial.rglob("*"):
+        for file in (*partial.rglob("*"), partial):
             _flush(file)
         replace_folder(partial, path)
     except OSError as error:

@@ -115,7 +115,12 @@ def _count(
     counter = Counter(num_classes, settings.trimap_widths)
     bilinear: Counter | None = None
     kept = {samples.samples[i].name for i in evenly_spaced(len(samples), settings.gallery)}
-    loader = DataLoader(samples, settings.batch_size, num_workers=run.profile.training.loader_workers)
+    loader = DataLoader(
+        samples,
+        settings.batch_size,
+        num_workers=run.profile.training.loader_workers,
+        worker_init_fn=stopping.leave_to_others,
+    )
     done = 0
     for images, labels, names in _same_size(loader):
         if stopping.requested():

@@ -174,6 +174,7 @@ def _batches(
         batch_size=recipe.batch_size // devices.world_size,
         sampler=positions[devices.rank :: devices.world_size],
         num_workers=run.profile.training.loader_workers,
+        worker_init_fn=stopping.leave_to_others,
         pin_memory=devices.on_gpu,
         # A generator of its own: the loader draws a base seed, which must not move the global one.
         generator=torch.Generator(),
