@@ -8,12 +8,11 @@ maps (attention, offsets, priors) in half precision.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.config.params import load_params
-from experiments.running import command, jobs
+from experiments.running import command, jobs, storage
 from experiments.running.jobs import Job, Outcome
 from experiments.running.server import COMPUTING
 from experiments.samples.identity import Identities, Identity
@@ -105,10 +104,10 @@ def _write_scores(keys: Sequence[str], seeds: Sequence[int], identities: Identit
 def _written(path: Path) -> list[str | None] | None:
     """Of scores on disk: with whom they are shared, and the digest of each seed."""
     try:
-        scores = json.loads(path.read_text())
+        scores = storage.read_json(path, "")
         shared = [scores["same_training_as"], scores["same_scores_as"]]
         return [*shared, *(entry["digest"] for entry in scores["seeds"])]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+    except (storage.StorageError, KeyError, TypeError):
         return None
 
 

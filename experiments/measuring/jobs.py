@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from experiments import datasets
 from experiments.config.params import Params
 from experiments.config.run import Run
 from experiments.running import digests, machine, paths, storage
 from experiments.running.jobs import Job
+
+T = TypeVar("T")
 
 
 def counting_job(params: Params, run: Run) -> Job:
@@ -51,7 +53,7 @@ def counted_rows(params: Params) -> list[dict[str, Any]]:
     for run in params.runs():
         job = counting_job(params, run)
         if job.is_done():
-            counts = _read(job, "complexity")["counts"]
+            counts = _read(job, "complexity", "counts", dict)
             backbone = run.settled.paper.get("backbone", "")
             rows.append(
                 {"experiment": run.key, "model": run.experiment.model, "backbone": backbone, **counts}
@@ -67,15 +69,25 @@ def timed_rows(params: Params) -> list[dict[str, Any]]:
         if job.is_done():
             rows += [
                 {"experiment": run.key, **row, "profile": params.profile}
-                for row in _read(job, "speed")["rows"]
+                for row in _read(job, "speed", "rows", list)
             ]
     return rows
 
 
-def _read(job: Job, stage: str) -> dict[str, Any]:
+def _read(job: Job, stage: str, key: str, kind: type[T]) -> T:
+    """A value of the file that a job wrote.
+
+    Raises:
+        StorageError: the file is broken.
+    """
     path: Path = job.arguments["path"]
-    found: dict[str, Any] = storage.read_json(path, f"remove it and run 'python -m experiments.{stage}'")
-    return found
+    remedy = f"remove it and run 'python -m experiments.{stage}'"
+    found = storage.read_json(path, remedy)
+    value = found.get(key) if isinstance(found, dict) else None
+    rows = value if isinstance(value, list) else [value]
+    if not isinstance(value, kind) or not all(isinstance(row, dict) for row in rows):
+        raise storage.StorageError(f"{path}: holds no '{key}' of this edition; {remedy}")
+    return value
 
 
 def _network(params: Params, run: Run) -> dict[str, Any]:

@@ -54,8 +54,9 @@ def train(context: Context, run: Run, data: PreparedDataset, seed: int, digest: 
             storage.clear_partials(folder.path)
         state, parallel = _build(run, data, seed, digest, devices, folder)
         started, first = time.perf_counter(), state.resume(context.say)
+        state.begin_stretch()
         if devices.is_main:
-            context.say(f"{run.key} seed {seed}: {_announcement(run, first)}")
+            context.say(f"{run.key} seed {seed}: {_announcement(run, first)}{_processes(state)}")
         _take_steps(context, run, data, seed, devices, parallel, state)
         seconds = time.perf_counter() - started
         if devices.is_main:
@@ -101,6 +102,15 @@ def _announcement(run: Run, first: int) -> str:
     crop = " x ".join(map(str, recipe.crop))
     return ", ".join(
         [run.backbone or run.experiment.model, start, f"{steps} of {recipe.batch_size} x {crop}", rate]
+    )
+
+
+def _processes(state: TrainingState) -> str:
+    """How many processes did, and do, the training; nothing where it was always one."""
+    if all(processes == 1 for _, processes in state.stretches):
+        return ""
+    return ", " + ", then ".join(
+        f"{processes} processes from step {step}" for step, processes in state.stretches
     )
 
 
@@ -236,6 +246,7 @@ def _write(
             "precision": run.profile.training.precision,
             "threads": run.profile.training.threads,
             "digest": digest,
+            "processes": [{"from_step": step, "count": count} for step, count in state.stretches],
             # Of the last uninterrupted stretch; timings are no part of the result.
             "seconds_per_step": seconds_per_step,
             **provenance(devices.description),

@@ -133,7 +133,7 @@ def test_the_script_of_the_readme_does_too(tmp_path: Path) -> None:
     )  # fmt: skip
     step = preempt(clone, submitted.stdout.strip())
     assert 0 < step < 200
-    wait_for(lambda: (clone.folder / "results/tiny/train" / KEY / "seed-0/run.json").exists())
+    wait_for(lambda: not subprocess.run(["squeue", "-h"], capture_output=True, check=True).stdout, 300)
     said = "\n".join(path.read_text() for path in clone.folder.glob("*_*.txt"))
     assert f"200 steps, going on at {step} of" in said, said
     assert_same(clone.generated(), train_here(long_training(tmp_path / "here")))
