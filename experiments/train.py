@@ -16,6 +16,7 @@ from experiments.config.params import Params, load_params
 from experiments.running import command, jobs
 from experiments.running.server import COMPUTING
 from experiments.samples.identity import Identities
+from experiments.training import space
 from experiments.training.folder import Trainings
 from experiments.training.jobs import training_jobs
 
@@ -38,6 +39,11 @@ def main() -> None:
         for dataset in sorted({run.dataset for run in params.runs(keys)}):
             identities.data[dataset].check_unchanged()
         pool = command.pool(arguments, params.active.training.threads, COMPUTING)
+        if pool.rank == 0:
+            outstanding = [job for job in chosen if not job.is_done()]
+            said = space.warning(outstanding, max(1, pool.workers), params.paths.trainings)
+            if said:
+                print(f"train: {said}", file=sys.stderr)
         jobs.finish("train", jobs.do_jobs("train", chosen, pool, params.paths.locks))
     earlier = Trainings(params.paths.trainings).earlier()
     if earlier:

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.datasets import base
 from experiments.datasets.base import DataError, LabelClass, Pixels, Split, read_image, read_labels
+from experiments.running import paths
 
 # fmt: off
 _NAMES = (
@@ -61,7 +62,7 @@ class ADE20K(base.Dataset):
     classes = tuple(LabelClass(name, _colour(index)) for index, name in enumerate(_NAMES))
 
     def __init__(self, options: Options):
-        self.root = Path(options.root)
+        self.root = paths.given(options.root)
 
     def names(self, split: Split) -> list[str]:
         folder = self.root / "images" / _FOLDERS[split]

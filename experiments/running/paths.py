@@ -25,6 +25,21 @@ TABLES = Path("reports/tables")
 FIGURES = Path("reports/figures")
 
 
+def given(name: str) -> Path:
+    """A path that params.yaml names, from the repository's root.
+
+    DVC runs a queued experiment in a copy of the repository below ``.dvc/tmp/exps``, which has no data. There
+    a path that the copy lacks is looked for in the repository that it was made of.
+    """
+    path, here = Path(name), Path.cwd()
+    if path.is_absolute() or path.exists():
+        return path
+    for folder in here.parents:
+        if folder.name == ".dvc" and here.is_relative_to(folder / "tmp/exps"):
+            return folder.parent / path
+    return path
+
+
 @dataclass(frozen=True)
 class ProfilePaths:
     """The files of one profile, which no other profile reads or writes."""

@@ -100,6 +100,8 @@ def _ask(imports: list[str], request: dict[str, object], files: list[int]) -> tu
     message = json.dumps(request).encode()
     for _ in range(5):  # a server that is about to end may take a request and not answer it
         server = _connect(address) or _start(address, imports)
+        if server is None:
+            continue
         try:
             socket.send_fds(server, [len(message).to_bytes(8, "big")], files)
             server.sendall(message)
@@ -122,8 +124,8 @@ def _connect(address: Path) -> socket.socket | None:
     return server
 
 
-def _start(address: Path, imports: list[str]) -> socket.socket:
-    """Starts a server, or waits for the one that another process is starting."""
+def _start(address: Path, imports: list[str]) -> socket.socket | None:
+    """Starts a server, or waits for the one that another process is starting; ``None`` if it was killed."""
     with open(address.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = _connect(address)
@@ -148,6 +150,8 @@ def _start(address: Path, imports: list[str]) -> socket.socket:
             if found is not None:
                 return found
             time.sleep(0.02)
+        if (process.poll() or 0) < 0:
+            return None
         process.kill()
         lines = address.with_suffix(".log").read_text(errors="replace").strip().splitlines()
         raise StorageError(
