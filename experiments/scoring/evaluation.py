@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -139,7 +139,8 @@ def _count(
             if gallery is not None and name in kept:
                 save_labels(gallery / f"{name}.png", predicted[i], data.classes)
                 maps = {key: value[i].half().cpu().contiguous() for key, value in output.maps.items()}
-                save_file(maps, gallery / f"{name}.safetensors")
+                # Through memory: the library's writer does not tell a full disk as Python does.
+                (gallery / f"{name}.safetensors").write_bytes(save(maps))
         done += len(names)
         context.progress(done / len(samples))
     return Evaluation(

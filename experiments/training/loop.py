@@ -29,7 +29,7 @@ from experiments.training.checkpoints import TrainingState
 from experiments.training.folder import TrainingFolder
 from experiments.training.losses import create_criterion
 from experiments.training.optimizers import create_optimizer
-from experiments.training.parallel import any_stop_requested, seed_everything, wrap
+from experiments.training.parallel import any_stop_requested, seed_everything, whole_batch, wrap
 from experiments.training.schedules import learning_rate
 
 _HISTORY_EVERY = 2.0
@@ -136,7 +136,8 @@ def _take_steps(
             group["lr"] = rate
         with devices.autocast(training.precision):
             prediction = parallel(images.to(devices.device, non_blocking=True))
-        terms = state.model.loss(prediction, labels.to(devices.device, non_blocking=True))
+        predicted, truth = whole_batch(prediction, labels.to(devices.device, non_blocking=True), devices)
+        terms = state.model.loss(predicted, truth)
         total = torch.stack(list(terms.values())).sum()
         state.optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()

@@ -7,11 +7,12 @@ import random
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed.nn.functional import all_gather, all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from experiments.running import stopping
 from experiments.running.devices import Devices
+from models.segmenter import Prediction
 
 
 def seed_everything(seed: int) -> None:
@@ -44,6 +45,29 @@ def wrap(model: nn.Module, devices: Devices) -> nn.Module:
                 module.__class__ = _SynchronisedBatchNorm
     # Ablations leave parameters without a gradient, such as a branch whose loss is off.
     return DistributedDataParallel(model, find_unused_parameters=True)
+
+
+def whole_batch(prediction: Prediction, labels: Tensor, devices: Devices) -> tuple[Prediction, Tensor]:
+    """What all processes predicted, and their labels, in the order of the batch.
+
+    A loss is a mean over the labelled pixels of a batch, or over its hardest ones, and the shares of the
+    batch have not equally many. So every process takes the loss of the whole batch: the gradients are then
+    those of one process.
+    """
+    if devices.world_size == 1:
+        return prediction, labels
+
+    def gather(share: Tensor) -> Tensor:
+        # Process r has the samples r, r + W, r + 2 W ... of the batch.
+        return torch.stack(all_gather(share.contiguous()), 1).flatten(0, 1)
+
+    with torch.no_grad():
+        labels = gather(labels)
+    auxiliary, maps = (
+        {name: gather(value) for name, value in values.items()}
+        for values in (prediction.auxiliary, prediction.maps)
+    )
+    return Prediction(gather(prediction.logits), auxiliary, maps), labels
 
 
 def any_stop_requested(devices: Devices) -> bool:
