@@ -3,6 +3,8 @@
 # make setup       create .venv and install requirements.txt into it
 # make lint        ruff and mypy
 # make benchmark   the pytest-benchmark measurements (no pass or fail)
+# make soak        50 kills of the stages at random moments; ends in the bytes of an undisturbed run
+# make fuzz        200 hostile inputs, each to be refused in a line
 # make prune       remove finished trainings of settings that are no longer in params.yaml
 # make clean       remove what the pipeline and the tools generated; keeps .venv
 
@@ -13,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 # The stages are called as "python -m ..." and have to find this environment's python.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: reproduce test setup lint benchmark prune clean help
+.PHONY: reproduce test setup lint benchmark soak fuzz prune clean help
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -45,6 +47,12 @@ lint: setup
 
 benchmark: setup
 	@python -m pytest tests/benchmarks --benchmark-only
+
+soak: setup
+	@PYTHONPATH=.:tests OMP_NUM_THREADS=1 python tests/soak.py --kills 50
+
+fuzz: setup
+	@PYTHONPATH=.:tests OMP_NUM_THREADS=1 python tests/fuzzing.py --inputs 200
 
 prune:
 	@echo "== removing trainings of earlier settings"

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import random
 import re
-import signal
-import subprocess
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from clones import STAGES, Clone, assert_same
+from soak import Soak
 
 pytestmark = pytest.mark.pipeline
 
@@ -58,27 +56,13 @@ def test_two_shards_one_after_the_other_write_the_same_bytes(
     assert_same(clone.generated(), expected)
 
 
-def test_kills_at_random_moments_leave_the_same_bytes(expected: dict[str, bytes], tmp_path: Path) -> None:
-    clone = Clone(tmp_path / "clone")
-    clone.profile["training"]["checkpoint_every"] = 1
-    clone.write()
-    assert not clone.run("python", "-m", "experiments.prepare").returncode
-    chance = random.Random(5)
-    for stage in ("train", "evaluate"):
-        for number in chance.sample([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL], 4)[:3]:
-            command = ["python", "-m", f"experiments.{stage}"]
-            running = subprocess.Popen(command, cwd=clone.folder, env=clone.environment)
-            with suppress(subprocess.TimeoutExpired):
-                running.wait(chance.uniform(1, 8 if stage == "train" else 3))
-            running.send_signal(number)
-            running.wait()
-            partial = [p for p in clone.folder.rglob("*.safetensors") if p.stat().st_size == 0]
-            assert partial == []
-        assert clone.run("python", "-m", f"experiments.{stage}").returncode == 0
-    clone.stages()
-    found = clone.generated()
-    # The number of steps between checkpoints is not part of what a training is.
-    assert_same(found, expected)
+def test_six_kills_leave_the_bytes_of_an_undisturbed_run(tmp_path: Path) -> None:
+    """`make soak` does fifty."""
+    soak = Soak(Clone(tmp_path / "clone"), random.Random(5))
+    undisturbed = soak.undisturbed()
+    for number in range(6):
+        print(soak.kill(number))
+    assert_same(soak.finish(), undisturbed)
 
 
 def test_the_report_shows_every_figure_and_table(first: Clone) -> None:

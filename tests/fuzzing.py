@@ -1,6 +1,6 @@
 """Hands hostile inputs to the stages, and looks how they take it.
 
-    PYTHONPATH=.:tests python tests/fuzz/fuzz.py --inputs 200      (make fuzz)
+    PYTHONPATH=.:tests python tests/fuzzing.py --inputs 200      (make fuzz)
 
 Each has to be refused: a line, an exit code that is not 0, no traceback, nothing of it executed, within 10 s
 and 1 GB. A stage may also do a broken result of its own again. An input that is spoilt into something valid
