@@ -7,6 +7,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, optim
 
 from experiments.running import storage
 from experiments.running.devices import Devices
+from experiments.running.errors import StageError
 from experiments.training.folder import TrainingFolder
 from models import Segmenter
 
@@ -105,6 +107,9 @@ class TrainingState:
 
         Returns:
             The number of steps that it holds, 0 without one.
+
+        Raises:
+            StageError: a checkpoint holds something else than its digest promises.
         """
         for path in (self.folder.checkpoint, self.folder.previous_checkpoint):
             try:
@@ -115,7 +120,11 @@ class TrainingState:
                 say(f"{path}: {error}; going on from the one before it, or from the beginning")
                 continue
             if state["digest"] == self.digest:
-                self._restore(state)
+                try:
+                    self._restore(state)
+                except Exception as error:  # its checksum is right: somebody made it so
+                    problem = f"does not fit this training ({storage.reason(error)}); remove it"
+                    raise StageError(f"{path}: {problem}") from None
                 return self.step
         return 0
 
@@ -125,9 +134,9 @@ class TrainingState:
             self.stretches.append((self.step, self.devices.world_size))
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        self.history = state["history"]
-        self.stretches = state["stretches"]
+        self.step = index(state["step"])
+        self.history = [{**row, "loss": float(row["loss"])} for row in state["history"]]
+        self.stretches = [(index(first), index(processes)) for first, processes in state["stretches"]]
         self.recent = [
             {name: term.to(self.devices.device) for name, term in terms.items()} for terms in state["recent"]
         ]
