@@ -5,6 +5,8 @@
 # make recipes     100 steps of every recipe at a tenth of its size (some minutes)
 # make benchmark   the pytest-benchmark measurements beside this machine's baseline (no pass or fail)
 # make gpu         uses a GPU for MINUTES (9): timings, roofline, then the trainings that settle most claims
+# make soak        50 kills of the stages at random moments; ends in the bytes of an undisturbed run
+# make fuzz        200 hostile inputs, each to be refused in a line
 # make prune       remove finished trainings of settings that are no longer in params.yaml
 # make clean       remove what the pipeline and the tools generated; keeps .venv
 
@@ -19,7 +21,7 @@ export PATH := $(BIN):$(PATH)
 BASELINE := results/benchmarks/baseline.json
 MINUTES ?= 9
 
-.PHONY: reproduce test setup lint recipes benchmark gpu prune clean help
+.PHONY: reproduce test setup lint recipes benchmark gpu soak fuzz prune clean help
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -70,6 +72,12 @@ gpu:
 	@python3 -m experiments.prepare
 	@python3 -m experiments.train --most-claims-first --minutes $$(awk 'BEGIN {print $(MINUTES) / 3}') \
 		|| test $$? -eq 75
+
+soak: setup
+	@PYTHONPATH=.:tests OMP_NUM_THREADS=1 python tests/soak.py --kills 50
+
+fuzz: setup
+	@PYTHONPATH=.:tests OMP_NUM_THREADS=1 python tests/fuzzing.py --inputs 200
 
 prune:
 	@echo "== removing trainings of earlier settings"

@@ -12,13 +12,12 @@ paper's protocol on the paper's data set, and writes ``results/released/<experim
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.config.params import Params, load_params
 from experiments.config.strict import ConfigError
-from experiments.running import command, jobs
+from experiments.running import command, jobs, storage
 from experiments.running.jobs import Outcome
 from experiments.running.server import COMPUTING
 from experiments.samples.identity import Identities, Identity
@@ -118,10 +117,10 @@ def _is_counted(owner: Identity) -> bool:
 def _written(path: Path) -> list[str | None] | None:
     """Of scores on disk: with whom they are shared, and the digest of each seed."""
     try:
-        scores = json.loads(path.read_text())
+        scores = storage.read_json(path, "")
         shared = [scores["same_training_as"], scores["same_scores_as"]]
         return [*shared, *(entry["digest"] for entry in scores["seeds"])]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+    except (storage.StorageError, KeyError, TypeError):
         return None
 
 

@@ -15,7 +15,7 @@ from experiments import datasets
 from experiments.config.params import Params, load_params
 from experiments.datasets.base import Split
 from experiments.datasets.preparation import files_digest, prepare, settings_digest
-from experiments.running import command, locks, storage
+from experiments.running import command, locks, stopping, storage
 from experiments.running.errors import StageError
 
 
@@ -51,6 +51,8 @@ def _prepare(params: Params, name: str, again: bool) -> None:
             bar.set_description(f"prepare {name} {split}", refresh=False)
             bar.total = of
             bar.update(done - bar.n)
+            if stopping.requested():
+                raise stopping.Stopped(f"after {done} of {of} images of {split}")
 
         manifest = prepare(name, options, new, size, show)
         storage.write_json(new / "manifest.json", {"made_from": made_from, **manifest})

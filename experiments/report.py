@@ -55,8 +55,9 @@ def _draw(params: Params, keys: list[str], known: dict[str, str]) -> tuple[dict[
     own = {key: found for key, found in scores.items() if key in keys and not found["same_scores_as"]}
     measured = Measured(params, keys, summary[summary["experiment"].isin(keys)], speed(params), own)
     drawings = [drawing for section in SECTIONS for drawing in section(measured)]
+    text = page.render(params, len(own), drawings)  # first, as a broken table needs no figures
     drawn, outcome = draw(drawings, paths.FIGURES, known, params.paths.locks)
-    storage.write_text(paths.REPORT, page.render(params, len(own), drawings))
+    storage.write_text(paths.REPORT, text)
     left_out = {key: reason for key, reason in reasons.items() if key in keys}
     return drawn, outcome, f"{len(drawings)} figures. {captions.missing(left_out.items())}".rstrip()
 

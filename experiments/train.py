@@ -19,10 +19,11 @@ from collections import Counter
 from experiments.config.params import Params, load_params
 from experiments.config.strict import ConfigError
 from experiments.running import command, jobs
-from experiments.running.jobs import Job
 from experiments.running.server import COMPUTING
-from experiments.samples.identity import Identities, Identity
-from experiments.training.folder import EARLIER, TrainingFolder, Trainings
+from experiments.samples.identity import Identities
+from experiments.training import space
+from experiments.training.folder import Trainings
+from experiments.training.jobs import training_jobs
 
 
 def main() -> None:
@@ -53,14 +54,8 @@ def main() -> None:
         keys = _most_claims_first(params, keys)
     seeds = arguments.seeds or params.seeds
     identities = Identities(params.runs(), seeds)
-    trainings = Trainings(params.paths.trainings)
-    work: dict[str, Job] = {}
-    for seed in seeds:
-        for key in keys:
-            identity = identities.training_owner(identities.of(key, seed))
-            if identity.training not in work:
-                work[identity.training] = _job(identity, identities, trainings, arguments.tensorboard)
-    chosen = arguments.shard.take(list(work.values()))
+    work = training_jobs(params.paths, identities, keys, seeds, arguments.tensorboard)
+    chosen = arguments.shard.take(work)
     if all(job.is_done() for job in chosen) and not command.is_group():
         print(f"train: nothing to do, {jobs.count(len(chosen), 'training')} there")
     else:
@@ -68,6 +63,11 @@ def main() -> None:
         for dataset in sorted({run.dataset for run in params.runs(keys)}):
             identities.data[dataset].check_unchanged()
         pool = command.pool(arguments, params.active.training.threads, COMPUTING)
+        if pool.rank == 0:
+            outstanding = [job for job in chosen if not job.is_done()]
+            said = space.warning(outstanding, max(1, pool.workers), params.paths.trainings)
+            if said:
+                print(f"train: {said}", file=sys.stderr)
         jobs.finish("train", jobs.do_jobs("train", chosen, pool, params.paths.locks))
     earlier = Trainings(params.paths.trainings).earlier()
     if earlier:
@@ -90,34 +90,6 @@ def _most_claims_first(params: Params, keys: list[str]) -> list[str]:
     """The experiments by how many claims compare them; equals stay in their order."""
     compared = Counter(side.experiment for claim in params.claims.values() for side in claim.sides().values())
     return sorted(keys, key=lambda key: -compared[key])
-
-
-def _job(identity: Identity, identities: Identities, trainings: Trainings, tensorboard: str | None) -> Job:
-    """The job of one training, which the first of the experiments that share it does."""
-    run, seed, digest = identity.run, identity.seed, identity.training
-    folder = TrainingFolder(run.paths.training(run.key, seed))
-
-    def is_done() -> bool:
-        if folder.digest() == digest:
-            return True
-        found = trainings.find(digest)
-        if found is None or found.digest() != digest:
-            return False
-        if found.path.parent == folder.path.parent / EARLIER:
-            folder.bring_back(found)
-        return True  # also where another experiment, or an earlier order of them, has it
-
-    arguments = {"run": run, "data": identities.data[run.dataset], "seed": seed, "digest": digest}
-    place = "experiments.training.loop:train"
-    if tensorboard is not None:
-        place, arguments["tensorboard"] = "experiments.reporting.curves:train", tensorboard
-    return Job(
-        name=f"{run.key} seed {seed}",
-        digest=digest,
-        work=place,
-        arguments=arguments,
-        is_done=is_done,
-    )
 
 
 def _say_what_holds(params: Params, keys: list[str], seeds: list[int], different: int) -> None:

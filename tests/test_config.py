@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -519,3 +520,21 @@ def test_the_experiments_of_one_model_are_enough(model: str, tmp_path: Path) -> 
 def test_every_recipe_is_used() -> None:
     params = load_params(ROOT / "params.yaml")
     assert {experiment.recipe for experiment in params.experiments.values()} == set(params.recipes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("profile: 2020-13-45\n", "holds a value that cannot be read: month must be in 1..12"),
+        (f"profile: {'9' * 10_000}\n", "holds a value that cannot be read: Exceeds the limit"),
+        ("? [a, b]\n: c\n", "line 1: not valid YAML: a key that is a list or a mapping"),
+        ("- a\n" * 2_000_000, "has more than 4194304 bytes; expected settings"),
+    ],
+    ids=["day", "number", "key", "size"],
+)
+def test_params_that_mean_harm_are_refused_in_a_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)) as refused:
+        load_params(path)
+    assert "\n" not in str(refused.value)

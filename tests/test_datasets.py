@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from scipy.io import savemat
 
 from experiments import datasets
 from experiments.config.params import load_params
+from experiments.datasets import preparation
 from experiments.datasets.base import DataError, Dataset, Pixels, Split, read_image
 from experiments.running.locks import Locks
 from experiments.samples.prepared import PreparedDataset
@@ -552,3 +554,22 @@ def test_reading_a_pair_gives_torch_what_the_files_hold(workspace: Workspace) ->
     drawn, drawn_labels = scenes.read("val", data.val.samples[0].name)
     assert torch.equal(torch.as_tensor(image), torch.from_numpy(drawn).permute(2, 0, 1))
     assert torch.equal(torch.as_tensor(labels), torch.from_numpy(drawn_labels))
+
+
+def test_prepare_ends_soon_when_it_is_asked_to_and_leaves_nothing_half_done(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = preparation._check
+
+    def ask(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return check(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "_check", ask)
+        assert workspace.call("prepare") == "143"
+    assert (
+        "prepare: stopped after 1 of 6 images of train; the same command does it" in capsys.readouterr().err
+    )
+    assert list(Path("data/prepared/tiny").iterdir()) == []
+    assert not workspace.call("prepare")

@@ -5,81 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
-import signal
-import subprocess
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Workspace, stage_environment
+from clones import STAGES, Clone, assert_same
+from soak import Soak
 
 pytestmark = pytest.mark.pipeline
-
-STAGES = ("prepare", "train", "evaluate", "complexity", "speed", "claims", "tables", "report")
-NOT_REPRODUCIBLE = re.compile(r"(^|/)(speed(\b|/)|run\.json$|report\.json$|claims\.json$)")
-"""Timings and provenance, which may differ between two runs."""
-
-
-class Clone(Workspace):
-    """A copy of the repository with tiny params, in a git repository of its own."""
-
-    def __init__(self, folder: Path):
-        super().__init__(folder)
-        for name in ("models", "experiments", ".dvc", "dvc.yaml", ".dvcignore", ".gitignore"):
-            source = ROOT / name
-            if source.is_dir():
-                ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp")
-                shutil.copytree(source, folder / name, ignore=ignored)
-            else:
-                folder.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, folder / name)
-        shutil.copytree(ROOT / "results/published", folder / "results/published")
-        (folder / "results/reference").mkdir()
-        shutil.copy(ROOT / "results/reference/README.md", folder / "results/reference")
-        self.write()
-        for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "clone"]):
-            author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-            subprocess.run(["git", *author, *arguments], cwd=folder, check=True)
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command in the clone, on the clone's own sources."""
-        environment = {**stage_environment(), "PYTHONPATH": str(self.folder)}
-        return subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=900
-        )
-
-    def dvc(self, *arguments: str) -> str:
-        """Output of a dvc command, which has to succeed."""
-        done = self.run("dvc", *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def repro(self) -> set[str]:
-        """Runs the pipeline; names of the stages that it ran."""
-        return set(re.findall(r"Running stage '([^']+)'", self.dvc("repro")))
-
-    def stages(self, *spreading: str) -> None:
-        """Runs the stages by themselves, with options for those that have workers."""
-        for stage in STAGES:
-            with_workers = stage in ("train", "evaluate", "complexity")
-            done = self.run("python", "-m", f"experiments.{stage}", *(spreading if with_workers else ()))
-            assert done.returncode == 0, f"{stage}: {done.stdout}{done.stderr}"
-
-    def generated(self) -> dict[str, bytes]:
-        """What the pipeline wrote and promises to write again, by path."""
-        files = [
-            path
-            for folder in ("results", "reports/tables")
-            for path in (self.folder / folder).rglob("*")
-            if path.is_file() and not NOT_REPRODUCIBLE.search(path.relative_to(self.folder).as_posix())
-        ]
-        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in files}
-
-
-def assert_same(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
-    assert set(ours) == set(theirs)
-    assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
 @pytest.fixture(scope="module")
@@ -124,28 +56,13 @@ def test_two_shards_one_after_the_other_write_the_same_bytes(
     assert_same(clone.generated(), expected)
 
 
-def test_kills_at_random_moments_leave_the_same_bytes(expected: dict[str, bytes], tmp_path: Path) -> None:
-    clone = Clone(tmp_path / "clone")
-    clone.profile["training"]["checkpoint_every"] = 1
-    clone.write()
-    assert not clone.run("python", "-m", "experiments.prepare").returncode
-    chance = random.Random(5)
-    environment = {**stage_environment(), "PYTHONPATH": str(clone.folder)}
-    for stage in ("train", "evaluate"):
-        for number in chance.sample([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL], 4)[:3]:
-            command = ["python", "-m", f"experiments.{stage}"]
-            running = subprocess.Popen(command, cwd=clone.folder, env=environment)
-            with suppress(subprocess.TimeoutExpired):
-                running.wait(chance.uniform(1, 8 if stage == "train" else 3))
-            running.send_signal(number)
-            running.wait()
-            partial = [p for p in clone.folder.rglob("*.safetensors") if p.stat().st_size == 0]
-            assert partial == []
-        assert clone.run("python", "-m", f"experiments.{stage}").returncode == 0
-    clone.stages()
-    found = clone.generated()
-    # The number of steps between checkpoints is not part of what a training is.
-    assert_same(found, expected)
+def test_six_kills_leave_the_bytes_of_an_undisturbed_run(tmp_path: Path) -> None:
+    """`make soak` does fifty."""
+    soak = Soak(Clone(tmp_path / "clone"), random.Random(5))
+    undisturbed = soak.undisturbed()
+    for number in range(6):
+        print(soak.kill(number))
+    assert_same(soak.finish(), undisturbed)
 
 
 def test_the_report_shows_every_figure_and_table(first: Clone) -> None:

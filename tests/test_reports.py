@@ -504,3 +504,36 @@ def test_names_beside_points_cover_neither_each_other_nor_another_panel(scores: 
     assert all(above.y0 >= below.y1 for below, above in pairwise(boxes))
     assert boxes[0].y0 > axes.bbox.y0 - 10
     assert boxes[-1].y1 < axes.bbox.y1 + 10
+
+
+HOSTILE = "</td><script>alert(1)</script> $x$ \\input{a} & % # _ ~ ^ | {b}"
+
+
+def test_hostile_names_stay_text_in_every_format() -> None:
+    found = tables.render(tables.Table("a-}b", HOSTILE, pd.DataFrame({HOSTILE: [HOSTILE]})))
+    assert "<script>" not in found["md"]
+    head = found["md"].splitlines()[0]
+    assert head.count("|") - head.count("\\|") == 2
+    assert "\\input{" not in found["tex"]
+    assert "\\label{tab:a-b}" in found["tex"]
+    assert (
+        r"\textbackslash{}input\{a\} \& \% \# \_ \textasciitilde{} \textasciicircum{} | \{b\}" in found["tex"]
+    )
+
+
+def test_a_page_of_hostile_names_holds_no_element_of_theirs_and_loads_nothing_from_outside(
+    workspace: Workspace,
+) -> None:
+    workspace.params["experiments"]["gun-small"]["row"] = HOSTILE
+    workspace.profile["description"] = HOSTILE
+    shutil.copytree(ROOT / "results/published", "results/published")
+    workspace.write()
+    assert not workspace.call("prepare")
+    assert not workspace.call("tables")
+    assert not workspace.call("report")
+    page = Path("reports/index.html").read_text()
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script" not in page
+    loaded = re.findall(r'(?:src|href)="([^"]*)"', page) + re.findall(r"url\\(([^)]*)\\)", page)
+    assert loaded
+    assert not any(re.match(r"(?:[a-z]+:)?//|data:|javascript:", name) for name in loaded)

@@ -248,6 +248,18 @@ class TestStopping:
         finally:
             stopping.restore()
 
+    def test_a_process_that_loads_samples_leaves_requests_to_the_one_that_trains(self) -> None:
+        """A queue signals all processes of a job; one that died of it would take the checkpoint with it."""
+        code = (
+            "import os, signal\n"
+            "from experiments.running import stopping\n"
+            "stopping.leave_to_others()\n"
+            "for number in stopping.EXIT_CODES: os.kill(os.getpid(), number)\n"
+            "print('alive')\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert done.stdout == "alive\n"
+
 
 class TestCommandLine:
     @pytest.mark.parametrize(
@@ -302,6 +314,34 @@ class TestStorage:
             raise ZeroDivisionError
         assert [p.name for p in path.iterdir()] == ["a"]
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_data_and_names_reach_the_disk_before_and_after_a_file_gets_its_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Or a power cut could leave an empty file under a final name."""
+        done: list[str] = []
+        fsync, replace = os.fsync, os.replace
+
+        def note_fsync(descriptor: int) -> None:
+            done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+            fsync(descriptor)
+
+        def note_replace(source: Path, target: Path) -> None:
+            replace(source, target)  # the second of a folder is of the old one, which is not there
+            done.append(f"-> {Path(target).name}")
+
+        monkeypatch.setattr(os, "fsync", note_fsync)
+        monkeypatch.setattr(os, "replace", note_replace)
+        storage.write_text(tmp_path / "a", "1")
+        partial = f".a.{os.getpid()}.partial"
+        assert done == [partial, "-> a", tmp_path.name]
+        done.clear()
+        with storage.folder(tmp_path / "out") as new:
+            (new / "in").mkdir()
+            (new / "in/b").write_text("2")
+        partial = f".out.{os.getpid()}.partial"
+        assert done[0:3] in (["in", "b", partial], ["b", "in", partial])
+        assert done[3:] == ["-> out", tmp_path.name]
 
     def test_a_file_that_cannot_be_read_is_not_called_a_full_disk(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError), storage.folder(tmp_path / "out"):

@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import Workspace, stage_environment, wait_until_gone
+from conftest import Workspace, stage_environment, wait_until_gone, workers_in
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -252,12 +255,21 @@ class TestRun:
         assert (SEED_0 / "weights.safetensors").stat().st_mtime_ns == written
 
     @pytest.mark.pipeline
-    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize(
+        ("number", "code"),
+        [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75)],
+    )
     def test_stopped_and_started_again_it_ends_in_the_same_weights(
-        self, prepared: Workspace, number: signal.Signals
+        self, prepared: Workspace, number: signal.Signals, code: int
     ) -> None:
+        # A queue sends SIGUSR1 to every process of a job, those that load samples among them.
+        everywhere = number == signal.SIGUSR1
         prepared.profile["recipe"]["steps"] = 12
-        prepared.profile["training"] |= {"checkpoint_every": 1, "log_every": 5}
+        prepared.profile["training"] |= {
+            "checkpoint_every": 1,
+            "log_every": 5,
+            "loader_workers": 2 if everywhere else 0,
+        }
         prepared.params["experiments"][KEY]["options"]["stages"] = 1
         prepared.write()
         assert not prepared.call("train", KEY)
@@ -272,9 +284,9 @@ class TestRun:
         deadline = time.monotonic() + 120
         while not (SEED_0 / "checkpoint.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.kill(running.pid, number)
-        code = running.wait()
-        assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+        for process in workers_in(prepared.folder) if everywhere else [running.pid]:
+            os.kill(process, number)
+        assert running.wait() == code
         wait_until_gone(prepared.folder)
         assert 0 < read_checkpoint(SEED_0 / "checkpoint.pt")["step"] < 12, "too late to show anything"
         (SEED_0 / "weights.safetensors").unlink()
@@ -441,6 +453,96 @@ class TestRun:
         assert json.loads((SEED_0 / "run.json").read_text())["device"].startswith("2 x ")
         # One process finds the training done: it is the same one.
         assert "nothing to do" in prepared.stage("train", KEY).stdout
+
+
+@pytest.mark.pipeline
+def test_two_processes_that_are_killed_go_on_as_one_and_then_as_two_again(prepared: Workspace) -> None:
+    """Same samples whoever reads them; weights as near to one process's as sums in another order are."""
+    prepared.profile["recipe"]["steps"] = 40
+    prepared.profile["training"] |= {"checkpoint_every": 1, "log_every": 1}
+    prepared.params["experiments"][KEY]["options"]["stages"] = 1
+    prepared.write()
+    assert not prepared.call("train", KEY)
+    alone = pd.read_csv(SEED_0 / "history.csv")
+    expected = load_file(SEED_0 / "weights.safetensors")
+    (SEED_0 / "run.json").unlink()
+    environment = stage_environment() | {"CUDA_VISIBLE_DEVICES": ""}
+    one = [sys.executable, "-m", "experiments.train", KEY, "--workers", "0"]
+    two = [*LAUNCHER, "-m", "experiments.train", KEY]
+    chance = random.Random(3)
+    steps = [0]
+    for command in (two, one):
+        running = subprocess.Popen(command, env=environment, start_new_session=True)
+        last = steps[-1] + chance.randrange(3, 10)
+        deadline = time.monotonic() + 120
+        while steps[-1] < last and time.monotonic() < deadline:
+            time.sleep(0.01)
+            with suppress(OSError, ValueError):
+                steps.append(read_checkpoint(SEED_0 / "checkpoint.pt")["step"])
+        for process in workers_in(prepared.folder):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        running.wait()
+        wait_until_gone(prepared.folder)
+    assert steps[-1] < 40, "too late to show anything"
+    done = subprocess.run(two, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    stretches = json.loads((SEED_0 / "run.json").read_text())["processes"]
+    assert [stretch["count"] for stretch in stretches] == [2, 1, 2]
+    assert (
+        f", 2 processes from step 0, then 1 processes from step {stretches[1]['from_step']}, " in done.stdout
+    )
+    together = pd.read_csv(SEED_0 / "history.csv")
+    assert list(together["step"]) == list(alone["step"])
+    # The first loss is of the same weights and the same samples.
+    assert together["loss"][0] == pytest.approx(alone["loss"][0], rel=1e-5)
+    assert together["loss"].to_numpy() == pytest.approx(alone["loss"].to_numpy(), rel=1e-2)
+    found = load_file(SEED_0 / "weights.safetensors")
+    apart = [float((found[name].float() - value.float()).abs().max()) for name, value in expected.items()]
+    assert max(apart) < 1e-2
+
+
+def test_gradients_over_two_processes_are_those_of_one(prepared: Workspace) -> None:
+    """A whole model and its loss, on the samples of one step; to 1e-5 of each parameter's largest."""
+    script = prepared.folder / "gradients.py"
+    script.write_text(
+        "import sys\n"
+        "import torch\n"
+        "from experiments.config.params import load_params\n"
+        "from experiments.running.devices import open_devices\n"
+        "from experiments.running.work import Context\n"
+        "from experiments.samples.prepared import PreparedDataset\n"
+        "from experiments.samples.stream import TrainingSamples\n"
+        "from experiments.training import loop\n"
+        "from experiments.training.folder import TrainingFolder\n"
+        "from experiments.training.parallel import whole_batch\n"
+        f"run = load_params().run('{KEY}')\n"
+        "data = PreparedDataset.load(run)\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "with open_devices() as devices:\n"
+        "    state, parallel = loop._build(run, data, 0, '', devices, TrainingFolder(None))\n"
+        "    batch = loop._batches(TrainingSamples(data, run.recipe, 0), run, 0, devices)\n"
+        "    images, labels, positions = next(batch)\n"
+        "    predicted = whole_batch(parallel(images.double()), labels, devices)\n"
+        "    sum(state.model.loss(*predicted).values()).backward()\n"
+        "    print('positions', *positions.tolist(), flush=True)\n"
+        "    found = {n: p.grad for n, p in state.model.named_parameters() if p.grad is not None}\n"
+        "    if devices.is_main:\n"
+        "        torch.save(found, sys.argv[1])\n"
+    )
+    environment = stage_environment() | {"CUDA_VISIBLE_DEVICES": ""}
+    said = [
+        subprocess.run(
+            [*command, str(script), name], env=environment, capture_output=True, text=True, check=True
+        )
+        for command, name in (([sys.executable], "one.pt"), (LAUNCHER, "two.pt"))
+    ]
+    positions = [sorted(re.findall(r"\d+", done.stdout)) for done in said]
+    assert positions[0] == positions[1] == ["0", "1"]
+    one, two = (torch.load(name, weights_only=True) for name in ("one.pt", "two.pt"))
+    assert set(one) == set(two)
+    for name, gradient in one.items():
+        assert (two[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max(), name
 
 
 def test_batch_norm_over_two_processes_is_the_batch_norm_of_the_whole_batch(tmp_path: Path) -> None:

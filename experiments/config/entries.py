@@ -10,7 +10,7 @@ from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from experiments.config.recipes import RecipeOverrides
-from experiments.config.strict import Count, Natural, Size, StrictModel, at, nearest
+from experiments.config.strict import Count, Line, Name, Natural, Size, StrictModel, at, nearest
 
 
 class TrainingSettings(StrictModel):
@@ -144,10 +144,10 @@ class Profile(StrictModel):
 class Experiment(StrictModel):
     """A model and its options at the paper's own scale, and the row of the table it mirrors."""
 
-    paper: str
+    paper: Name
     """Whose table it belongs to; one of one's own makes a table of its own."""
-    table: str
-    row: str
+    table: Name
+    row: Line
     model: str
     options: dict[str, Any] = {}
     dataset: str

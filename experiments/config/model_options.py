@@ -81,7 +81,10 @@ def settle(
         for old in sorted(paths.CHECKED_PARAMS.glob("*.json"), key=lambda p: p.stat().st_mtime)[:-20]:
             old.unlink(missing_ok=True)
         storage.write_json(kept, answers)
-    return {key: SettledOptions(**answer) for key, answer in answers.items()}
+    try:
+        return {key: SettledOptions(**answers[key]) for key in experiments}
+    except (KeyError, TypeError):
+        raise storage.StorageError(f"{kept}: is not what this edition keeps; remove it") from None
 
 
 def _num_classes(dataset: str, profile: Profile) -> int:

@@ -51,6 +51,13 @@ class Params(StrictModel):
             raise PydanticCustomError(
                 "seeds", "{seeds} names a seed twice", {"seeds": self.seeds, "key": "seeds"}
             )
+        for name in self.profiles:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,60}", name):  # it is the name of a folder
+                raise PydanticCustomError(
+                    "name",
+                    "a profile's name has letters, digits, hyphen and underscore",
+                    {"key": f"profiles.{name}"},
+                )
         profile = self.profiles[self.profile]
         for key, experiment in self.experiments.items():
             if not re.fullmatch(r"[a-z0-9-]+", key):
@@ -143,6 +150,8 @@ def load_params(path: Path = paths.PARAMS, profile: str | None = None) -> Params
         ConfigError: the file is missing, is not YAML, or says something impossible.
     """
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ConfigError(f"{path}: has more than {_MOST_BYTES} bytes; expected settings")
         text = path.read_text(encoding="utf-8")
         _check_plainness(text)
         values = yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
@@ -154,7 +163,9 @@ def load_params(path: Path = paths.PARAMS, profile: str | None = None) -> Params
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from None
+        raise ConfigError(f"{path}{where}: not valid YAML: {' '.join(problem.split())}") from None
+    except ValueError as error:  # a day that no calendar has, or a number of thousands of digits
+        raise ConfigError(f"{path}: holds a value that cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {type(values).__name__}, expected a mapping with the key 'profile'")
     if profile is not None:
@@ -228,6 +239,7 @@ def _check_plainness(text: str) -> None:
 
 
 _DEEPEST = 20
+_MOST_BYTES = 4 * 2**20
 
 
 class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
@@ -236,7 +248,9 @@ class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _Problem("a key that is a list or a mapping", key_node.start_mark)
+            key = self.construct_object(key_node)
             if key in seen:
                 raise _Problem(f"the key {key!r} is given twice", key_node.start_mark)
             seen.add(key)

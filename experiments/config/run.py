@@ -11,7 +11,7 @@ from experiments.config.model_options import SettledOptions, scaled
 from experiments.config.protocol import Protocol
 from experiments.config.recipes import Recipe, changed
 from experiments.config.strict import ConfigError
-from experiments.running import digests
+from experiments.running import digests, paths
 from experiments.running.paths import ProfilePaths
 
 _WEIGHT_FILES = (".safetensors", ".pth")
@@ -77,11 +77,11 @@ class Run:
         given = self.recipe.pretrained
         if not isinstance(given, str):
             return given
-        place = Path(given)
+        place = paths.given(given)
         if not place.is_dir():
             if not place.is_file():
                 raise ConfigError(f"experiment '{self.key}': backbone weights: no file '{given}'")
-            return given
+            return str(place)
         names = [f"{self.backbone}{ending}" for ending in _WEIGHT_FILES]
         for name in names:
             if (place / name).is_file():

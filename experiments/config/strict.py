@@ -12,13 +12,19 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from experiments.running.errors import ExpectedError
 
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+MOST = 10**9
+"""A larger count or size is a slip of the pen, and some would take all memory."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Natural = Annotated[int, Field(ge=0, le=MOST)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 # Strict scalars in a tuple that may be written as a YAML list.
-Size = Annotated[tuple[Count, Count], Strict(False)]
+Side = Annotated[int, Field(ge=1, le=16384)]
+Size = Annotated[tuple[Side, Side], Strict(False)]
+Name = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,99}$")]
+"""Words that can be in a file's name."""
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 """Height and width in pixels."""
 Interval = Annotated[tuple[Positive, Positive], Strict(False)]
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.datasets import base
 from experiments.datasets.base import DataError, LabelClass, Pixels, Split, read_image, read_labels
+from experiments.running import paths
 
 # fmt: off
 _NAMES = (
@@ -53,7 +54,7 @@ class ADE20K(base.Dataset):
     classes = tuple(LabelClass(name, base.spread_colour(index)) for index, name in enumerate(_NAMES))
 
     def __init__(self, options: Options):
-        self.root = Path(options.root)
+        self.root = paths.given(options.root)
 
     def names(self, split: Split) -> list[str]:
         folder = self.root / "images" / _FOLDERS[split]

@@ -25,8 +25,11 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 Pixels = NDArray[np.uint8]
 
-MOST_PIXELS = 89_478_485
-"""More than any photograph of a data set has; Pillow's own limit for files that may mean harm."""
+MOST_PIXELS = 32_000_000
+"""More than any photograph of a data set has: a larger one may mean harm, and would take gigabytes."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
+"""Formats of images that are read. Pillow knows others, one of which has another program run the file."""
 
 
 class DataError(ExpectedError):
@@ -141,9 +144,18 @@ def read_labels(path: Path) -> Pixels:
     return np.asarray(picture)
 
 
+def value_counts(pixels: Pixels) -> NDArray[np.int64]:
+    """How often each value occurs: (256,) of pixels (H, W), or (3, 256) of pixels (H, W, 3).
+
+    Without a copy of the pixels in larger numbers, which of a large image would take gigabytes.
+    """
+    counts = np.array(Image.fromarray(pixels).histogram(), np.int64)
+    return counts if pixels.ndim == 2 else counts.reshape(3, 256)
+
+
 def check_values(labels: Pixels, legal: Iterable[int], path: Path) -> None:
     """Raises ``DataError`` if labels hold a value that is not among the legal ones."""
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+    present = np.flatnonzero(value_counts(labels))
     illegal = sorted(set(present.tolist()) - set(legal))
     if illegal:
         raise DataError(f"{path}: holds the label value {illegal[0]}; expected {_ranges(legal)}")
@@ -164,7 +176,7 @@ def _open(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # told below, as an error
-            picture = Image.open(path)
+            picture = Image.open(path, formats=_FORMATS)
         if picture.width * picture.height > MOST_PIXELS:
             raise DataError(
                 f"{path}: has {picture.height} x {picture.width} pixels (height x width); expected at most "
@@ -177,6 +189,9 @@ def _open(path: Path) -> Image.Image:
         raise DataError(
             f"{path}: has more than {MOST_PIXELS // 10**6} million pixels; make it smaller"
         ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: does not decode as an image ({error}); fetch it again") from None
+    except DataError:
+        raise
+    except Exception as error:  # what Pillow raises of a broken file depends on how it is broken
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: does not decode as an image ({problem}); fetch it again") from None
     return picture

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from experiments.datasets import base
 from experiments.datasets.base import DataError, LabelClass, Pixels, Split, read_image, read_labels
+from experiments.running import paths
 
 _UNLABELLED = 11
 
@@ -57,7 +58,7 @@ class CamVid(base.Dataset):
     )
 
     def __init__(self, options: Options):
-        self.root = Path(options.root)
+        self.root = paths.given(options.root)
         self._released: dict[Split, str] = {"train": options.train_on, "val": options.evaluate_on}
         self._pairs: dict[Split, dict[str, tuple[Path, Path]]] = {}
 

@@ -15,6 +15,7 @@ import numpy as np
 from experiments.datasets import base
 from experiments.datasets.base import DataError, Pixels, Split, read_image, read_labels
 from experiments.datasets.cityscapes_classes import CLASSES
+from experiments.running import paths
 
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """The label ids that Cityscapes evaluates, in the order of their train ids: of class k the k-th."""
@@ -38,7 +39,7 @@ class Cityscapes(base.Dataset):
     classes = CLASSES
 
     def __init__(self, options: Options):
-        self.root = Path(options.root)
+        self.root = paths.given(options.root)
         self.train_on = options.train_on
 
     def names(self, split: Split) -> list[str]:

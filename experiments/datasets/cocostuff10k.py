@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.datasets import base
 from experiments.datasets.base import DataError, LabelClass, Pixels, Split, read_image, read_labels
+from experiments.running import paths
 
 # fmt: off
 _NAMES = (
@@ -67,7 +68,7 @@ class COCOStuff10k(base.Dataset):
     classes = tuple(LabelClass(name, base.spread_colour(index)) for index, name in enumerate(_NAMES))
 
     def __init__(self, options: Options):
-        self.root = Path(options.root)
+        self.root = paths.given(options.root)
 
     @property
     def _is_converted(self) -> bool:

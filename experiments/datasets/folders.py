@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from experiments.config.strict import StrictModel
 from experiments.datasets import base
 from experiments.datasets.base import DataError, LabelClass, Pixels, Split, read_image, read_labels
+from experiments.running import paths
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
@@ -72,7 +73,7 @@ class Folders(base.Dataset):
         return names
 
     def files(self, split: Split, name: str) -> tuple[Path, Path]:
-        labels = Path(self.options.root) / self._pairs(split).labels / f"{name}.png"
+        labels = paths.given(self.options.root) / self._pairs(split).labels / f"{name}.png"
         return self._split(split)[name], labels
 
     def read(self, split: Split, name: str) -> tuple[Pixels, Pixels]:
@@ -88,7 +89,7 @@ class Folders(base.Dataset):
 
     def _split(self, split: Split) -> dict[str, Path]:
         if split not in self._images:
-            folder = Path(self.options.root) / self._pairs(split).images
+            folder = paths.given(self.options.root) / self._pairs(split).images
             if not folder.is_dir():
                 raise DataError(f"{folder}: no such folder; expected the images of split '{split}'")
             found: dict[str, Path] = {}

@@ -20,7 +20,16 @@ import numpy as np
 from PIL import Image
 
 from experiments.datasets import create
-from experiments.datasets.base import IGNORE_LABEL, SPLITS, DataError, Dataset, Pixels, Split, check_values
+from experiments.datasets.base import (
+    IGNORE_LABEL,
+    SPLITS,
+    DataError,
+    Dataset,
+    Pixels,
+    Split,
+    check_values,
+    value_counts,
+)
 from experiments.running import digests
 from experiments.running.errors import ExpectedError
 
@@ -104,9 +113,12 @@ def prepare(
         checked = []
         # Threads: decoding, resizing and compressing release the interpreter's lock.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for one in pool.map(check, names):
-                checked.append(one)
-                progress(split, len(checked), len(names))
+            try:
+                for one in pool.map(check, names):
+                    checked.append(one)
+                    progress(split, len(checked), len(names))
+            finally:
+                pool.shutdown(cancel_futures=True)  # or an error would wait for all the other samples
         counts = np.sum([c.class_pixels for c in checked], axis=0)
         if not counts[: len(dataset.classes)].any():
             raise DataError(
@@ -167,13 +179,13 @@ def _check(dataset: Dataset, split: Split, name: str, folder: Path, size: tuple[
     entry["image_sha256"], entry["labels_sha256"] = _checksum(resized), _checksum(labels)
     entry["files"] = [[*stamped, digests.of_file(path)] for stamped, path in zip(stamps, files, strict=True)]
     # Exact sums of integers, so that the order of the samples cannot show in the result.
-    flat = resized.reshape(-1, 3).astype(np.int64)
+    counts, values = value_counts(resized), np.arange(256)
     return _Checked(
         entry=entry,
-        class_pixels=np.bincount(labels.ravel(), minlength=256),
-        channel_sum=flat.sum(0),
-        channel_squares=(flat * flat).sum(0),
-        pixels=len(flat),
+        class_pixels=value_counts(labels),
+        channel_sum=counts @ values,
+        channel_squares=counts @ values**2,
+        pixels=resized.shape[0] * resized.shape[1],
     )
 
 

@@ -6,8 +6,9 @@ made again by itself. At another size of the same shape the same scene is seen w
 
 from __future__ import annotations
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt
 
+from experiments.config.strict import Count, Side
 from experiments.datasets.base import DataError, Dataset, Options, Pixels, Split
 from experiments.datasets.cityscapes_classes import CLASSES
 from experiments.datasets.street.canvas import Canvas
@@ -43,10 +44,10 @@ def draw_scene(seed: int, index: int, height: int, width: int) -> tuple[Pixels, 
 class ScenesOptions(Options):
     """How many scenes, of which size in pixels."""
 
-    train: PositiveInt
-    val: PositiveInt
-    height: PositiveInt
-    width: PositiveInt
+    train: Count
+    val: Count
+    height: Side
+    width: Side
     seed: NonNegativeInt = 0
 
 

@@ -105,7 +105,7 @@ def counted_rows(params: Params) -> list[dict[str, Any]]:
     for run in params.runs():
         job = counting_job(params, run)
         if job.is_done():
-            counts = _read(job, "complexity")["counts"]
+            counts = _read(job, "complexity", "counts")["counts"]
             backbone = run.settled.paper.get("backbone", "")
             rows.append(
                 {"experiment": run.key, "model": run.experiment.model, "backbone": backbone, **counts}
@@ -121,7 +121,7 @@ def count_details(params: Params, key: str) -> dict[str, dict[str, int]] | None:
     job = counting_job(params, params.run(key))
     if not job.is_done():
         return None
-    counted = _read(job, "complexity")
+    counted = _read(job, "complexity", "modules", "by_size")
     return {"modules": counted["modules"], "by_size": counted["by_size"]}
 
 
@@ -133,7 +133,7 @@ def timed_rows(params: Params) -> list[dict[str, Any]]:
     for run in params.runs():
         for kind in kinds(settings):
             jobs = [timing_job(params, run, kind, turn) for turn in range(settings.rounds)]
-            rounds = [_read(job, "speed") for job in jobs if job.is_done()]
+            rounds = [_read(job, "speed", "row", "seconds") for job in jobs if job.is_done()]
             if rounds:
                 rows.append({"experiment": run.key, **_timed_row(rounds, top), "profile": params.profile})
     return rows
@@ -142,7 +142,7 @@ def timed_rows(params: Params) -> list[dict[str, Any]]:
 def ceilings(params: Params) -> dict[str, Any]:
     """What the device does at most: ``macs_a_second`` by precision, and ``bytes_a_second`` if it is known."""
     job = ceilings_job(params)
-    return _read(job, "speed") if job.is_done() else {"macs_a_second": {}}
+    return _read(job, "speed", "macs_a_second") if job.is_done() else {"macs_a_second": {}}
 
 
 def _timed_row(rounds: Sequence[dict[str, Any]], top: dict[str, Any]) -> dict[str, Any]:
@@ -178,10 +178,20 @@ def _timed_row(rounds: Sequence[dict[str, Any]], top: dict[str, Any]) -> dict[st
     }
 
 
-def _read(job: Job, stage: str) -> dict[str, Any]:
+def _read(job: Job, stage: str, *keys: str) -> dict[str, Any]:
+    """What a job wrote.
+
+    Raises:
+        StorageError: the file is broken, or lacks one of the keys.
+    """
     path: Path = job.arguments["path"]
-    found: dict[str, Any] = storage.read_json(path, f"remove it and run 'python -m experiments.{stage}'")
-    return found
+    remedy = f"remove it and run 'python -m experiments.{stage}'"
+    found = storage.read_json(path, remedy)
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise storage.StorageError(f"{path}: holds no '{missing[0]}' of this edition; {remedy}")
+    known: dict[str, Any] = found
+    return known
 
 
 def _network(params: Params, run: Run) -> dict[str, Any]:

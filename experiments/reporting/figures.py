@@ -37,6 +37,7 @@ _STYLE: Any = {
     "grid.alpha": 0.3,
     "svg.hashsalt": "reproducible",  # ids in the file would differ between runs
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with two dollar signs is no formula
 }
 
 

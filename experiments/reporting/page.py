@@ -11,7 +11,7 @@ from experiments.config.params import Params
 from experiments.reporting import captions
 from experiments.reporting.sections import Drawing
 from experiments.running import paths
-from experiments.running.storage import read_csv, read_json
+from experiments.running.storage import StorageError, read_csv, read_json
 
 
 def render(params: Params, experiments: int, sections: Sequence[Drawing]) -> str:
@@ -32,7 +32,10 @@ def render(params: Params, experiments: int, sections: Sequence[Drawing]) -> str
     )
     remedy = "run 'python -m experiments.tables' first"
     tables = []
-    for name, caption in read_json(paths.TABLES / "captions.json", remedy).items():
+    captioned = read_json(paths.TABLES / "captions.json", remedy)
+    if not isinstance(captioned, dict) or any("/" in name for name in captioned):
+        raise StorageError(f"{paths.TABLES / 'captions.json'}: names no tables; {remedy}")
+    for name, caption in captioned.items():
         table = read_csv(paths.TABLES / f"{name}.csv", set(), remedy, dtype=str, keep_default_na=False)
         tables.append(
             {"name": name, "caption": caption, "columns": list(table), "rows": table.to_numpy().tolist()}

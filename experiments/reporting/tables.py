@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -322,12 +323,17 @@ def class_iou(scores: dict[str, Any]) -> pd.Series:
 def render(table: Table) -> dict[str, str]:
     """The table's text in each format, by file ending."""
     text = pd.DataFrame({column: cells(table.rows[column]) for column in table.rows})
+    markdown = text.map(escape_markdown).rename(columns=escape_markdown)
     latex = text.map(escape_latex).rename(columns=escape_latex)
+    caption = escape_markdown(table.caption)
     return {
         "csv": text.to_csv(index=False, lineterminator="\n"),
-        "md": f"{text.to_markdown(index=False, disable_numparse=True)}\n\n{table.caption}\n",
+        "md": f"{markdown.to_markdown(index=False, disable_numparse=True)}\n\n{caption}\n",
         "tex": latex.to_latex(
-            index=False, caption=escape_latex(table.caption), label=f"tab:{table.name}", escape=False
+            index=False,
+            caption=escape_latex(table.caption),
+            label=f"tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}",
+            escape=False,
         ),
     }
 
@@ -356,6 +362,11 @@ def _cell(value: Any, decimals: int) -> str:
 def sizes(heights: pd.Series, widths: pd.Series) -> list[str]:
     """Heights and widths as ``512 x 1024``."""
     return [f"{height} x {width}" for height, width in zip(heights, widths, strict=True)]
+
+
+def escape_markdown(text: str) -> str:
+    """Text that stays in its cell and is no HTML, which Markdown would let through."""
+    return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def escape_latex(text: str) -> str:

@@ -6,6 +6,7 @@ import argparse
 import gc
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -124,10 +125,12 @@ def run(stage: str, main: Callable[[], None]) -> None:
         main()
     except ExpectedError as error:
         sys.exit(f"{stage}: {' '.join(str(error).split())}")
-    except stopping.Stopped:
+    except stopping.Stopped as stopped:
+        print(f"{stage}: stopped {stopped}; the same command does it", file=sys.stderr)
         sys.exit(stopping.exit_code())
     except KeyboardInterrupt:
-        sys.exit(f"{stage}: interrupted")
+        print(f"{stage}: interrupted", file=sys.stderr)
+        sys.exit(stopping.EXIT_CODES[signal.SIGINT])
     finally:
         stopping.restore()
 
@@ -139,14 +142,38 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """An argument that is a whole number above 0."""
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
+        raise argparse.ArgumentTypeError(f"'{text}'; expected a whole number, at least 1")
+    return int(text)
+
+
+def hours(text: str) -> float:
+    """An argument that is a number of hours."""
+    return _time(text, "hours")
+
+
+def setting(text: str) -> tuple[str, str]:
+    """An argument of the form NAME=VALUE."""
+    match = re.fullmatch(r"([a-z][a-z-]*)=(.+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}'; expected NAME=VALUE, such as partition=gpu")
+    return match[1], match[2]
+
+
 def _minutes(text: str) -> float:
+    return _time(text, "minutes")
+
+
+def _time(text: str, unit: str) -> float:
     try:
-        minutes = float(text)
+        value = float(text)
     except ValueError:
-        minutes = 0.0
-    if not 0 < minutes < 1e6:
-        raise argparse.ArgumentTypeError(f"'{text}'; expected a number of minutes above 0")
-    return minutes
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"'{text}'; expected a number of {unit} above 0")
+    return value
 
 
 def _shard(text: str) -> Shard:

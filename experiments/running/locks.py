@@ -129,7 +129,7 @@ def live(folder: Path) -> list[str]:
 def _read(path: Path) -> dict[str, object]:
     try:
         holder = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError, RecursionError):
         return {}  # released just now, or not a lock of ours
     return holder if isinstance(holder, dict) else {}
 

@@ -11,6 +11,8 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 CHECKED_PARAMS = Path(".cache/params")
 """What the check of a params file found, so that the next command need not import torch for it."""
+CLUSTER = Path(".cache/cluster")
+"""What the jobs of a cluster's queue print, and submitit's own files of them."""
 
 PUBLISHED = Path("results/published")
 REFERENCE = Path("results/reference")
@@ -34,6 +36,21 @@ def released_scores(experiment: str) -> Path:
 def released_counts(experiment: str) -> Path:
     """The counts by image that they are summed from."""
     return RELEASED / f"{experiment}.npz"
+
+
+def given(name: str) -> Path:
+    """A path that params.yaml names, from the repository's root.
+
+    DVC runs a queued experiment in a copy of the repository below ``.dvc/tmp/exps``, which has no data. There
+    a path that the copy lacks is looked for in the repository that it was made of.
+    """
+    path, here = Path(name), Path.cwd()
+    if path.is_absolute() or path.exists():
+        return path
+    for folder in here.parents:
+        if folder.name == ".dvc" and here.is_relative_to(folder / "tmp/exps"):
+            return folder.parent / path
+    return path
 
 
 @dataclass(frozen=True)

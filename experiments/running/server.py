@@ -45,6 +45,8 @@ LINGER = 20.0
 _PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "CUDA_", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH",
              "TIMM_", "HF_", "TRANSFORMERS_", "PYTHON", "LD_", "MPL")  # fmt: skip
 """Beginnings of the environment variables that an import may read."""
+_JOB = ("SLURM_JOB_ID", "SLURM_STEP_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+"""Environment variables that name a job of a queue: its processes end with it, a server among them."""
 _STARTS_WITHIN = 120.0
 
 
@@ -98,6 +100,8 @@ def _ask(imports: list[str], request: dict[str, object], files: list[int]) -> tu
     message = json.dumps(request).encode()
     for _ in range(5):  # a server that is about to end may take a request and not answer it
         server = _connect(address) or _start(address, imports)
+        if server is None:
+            continue
         try:
             socket.send_fds(server, [len(message).to_bytes(8, "big")], files)
             server.sendall(message)
@@ -120,8 +124,8 @@ def _connect(address: Path) -> socket.socket | None:
     return server
 
 
-def _start(address: Path, imports: list[str]) -> socket.socket:
-    """Starts a server, or waits for the one that another process is starting."""
+def _start(address: Path, imports: list[str]) -> socket.socket | None:
+    """Starts a server, or waits for the one that another process is starting; ``None`` if it was killed."""
     with open(address.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = _connect(address)
@@ -146,6 +150,8 @@ def _start(address: Path, imports: list[str]) -> socket.socket:
             if found is not None:
                 return found
             time.sleep(0.02)
+        if (process.poll() or 0) < 0:
+            return None
         process.kill()
         lines = address.with_suffix(".log").read_text(errors="replace").strip().splitlines()
         raise StorageError(
@@ -170,7 +176,9 @@ def _folder() -> Path:
 
 
 def _key(imports: list[str]) -> str:
-    environment = {name: value for name, value in os.environ.items() if name.startswith(_PREFIXES)}
+    environment = {
+        name: value for name, value in os.environ.items() if name.startswith(_PREFIXES) or name in _JOB
+    }
     code = digests.of_code(folders=("models", "experiments"))
     described = [imports, sys.executable, str(digests.ROOT), code, environment, sys.path]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
@@ -179,6 +187,9 @@ def _key(imports: list[str]) -> str:
 def main() -> None:
     """Serves until nobody has asked for anything for a while."""
     address, *imports = sys.argv[1:]
+    # A queue signals every process of a job; for stages and workers it is a request, of which a server needs
+    # to know nothing.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     for name in imports:
         import_module(name)
     gc.freeze()

@@ -16,7 +16,9 @@ from typing import Any
 OUT_OF_TIME = 75
 """Exit code of work that ended at its deadline or at SIGUSR1 (EX_TEMPFAIL: run it again to go on)."""
 
-_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: OUT_OF_TIME}
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: OUT_OF_TIME}
+"""What a command exits with that a signal asked to stop."""
+
 _handlers: dict[signal.Signals, Any] = {}
 _exit_code: int | None = None
 _deadline = float("inf")
@@ -29,7 +31,7 @@ class Stopped(Exception):  # noqa: N818 (being asked to stop is no error)
 
 def listen() -> None:
     """Makes SIGINT, SIGTERM and SIGUSR1 requests to stop, in place of what they did."""
-    for number in _EXIT_CODES:
+    for number in EXIT_CODES:
         _handlers.setdefault(number, signal.signal(number, _note))
 
 
@@ -38,6 +40,16 @@ def restore() -> None:
     for number, handler in _handlers.items():
         signal.signal(number, handler)
     _handlers.clear()
+
+
+def leave_to_others(number: int = 0) -> None:  # noqa: ARG001 (a loader says which of its processes this is)
+    """Has a helper process pay no attention to requests: the process that it helps ends it in time.
+
+    A queue signals every process of a job. A process that loads samples would die of it, and take the
+    step with it in which a checkpoint is written.
+    """
+    for each in EXIT_CODES:
+        signal.signal(each, signal.SIG_IGN)
 
 
 def set_deadline(seconds: float) -> None:
@@ -73,6 +85,6 @@ def reset() -> None:
 
 def _note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the signature of a handler)
     global _exit_code
-    if number == signal.SIGINT and _exit_code == _EXIT_CODES[signal.SIGINT]:
+    if number == signal.SIGINT and _exit_code == EXIT_CODES[signal.SIGINT]:
         raise KeyboardInterrupt  # asked twice by hand: now, and not at the next good place
-    _exit_code = _EXIT_CODES[signal.Signals(number)]
+    _exit_code = EXIT_CODES[signal.Signals(number)]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MOST_BYTES = 64 * 2**20
+"""A larger text file than this is none of ours; reading it could take all memory."""
 _NUMBERS = re.compile(r"\[((?:\s*-?[\d.eE+-]+,?)+)\s*\]")
 
 
@@ -95,7 +97,7 @@ def folder(path: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        for file in partial.rglob("*"):
+        for file in (*partial.rglob("*"), partial):
             _flush(file)
         replace_folder(partial, path)
     except OSError as error:
@@ -139,6 +141,9 @@ def read_text(path: Path, remedy: str) -> str:
         StorageError: it is missing, cannot be read or is not text.
     """
     try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise StorageError(f"{path}: has {size} bytes, expected at most {MOST_BYTES}; {remedy}")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise StorageError(f"{path}: no such file; {remedy}") from None
@@ -151,7 +156,7 @@ def read_json(path: Path, remedy: str) -> Any:
     text = read_text(path, remedy)
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         what = "is empty" if not text.strip() else f"is not JSON ({reason(error)})"
         raise StorageError(f"{path}: {what}; {remedy}") from None
 
@@ -170,11 +175,10 @@ def read_csv(path: Path, columns: set[str], remedy: str, **options: Any) -> pd.D
     """
     import pandas as pd  # here, as half of the commands need no table and importing it takes 0.4 s
 
+    text = read_text(path, remedy)
     try:
-        table: pd.DataFrame = pd.read_csv(path, **options)
-    except FileNotFoundError:
-        raise StorageError(f"{path}: no such file; {remedy}") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, UnicodeDecodeError) as error:
+        table: pd.DataFrame = pd.read_csv(io.StringIO(text), **options)
+    except (ValueError, OSError) as error:  # what pandas raises of a broken table is a ValueError
         raise StorageError(f"{path}: is not a table ({reason(error)}); {remedy}") from None
     missing = sorted(columns - set(table.columns))
     if missing:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from experiments.config.run import Run
 from experiments.datasets.base import SPLITS, DataError, LabelClass
 from experiments.datasets.preparation import settings_digest, stamp
 from experiments.running import digests, storage
+
+T = TypeVar("T")
 
 REMEDY = "run 'python -m experiments.prepare'"
 
@@ -78,14 +80,14 @@ class PreparedDataset:
             return cls(
                 name=name,
                 classes=tuple(LabelClass(c["name"], tuple(c["colour"])) for c in manifest["classes"]),
-                mean=tuple(train["mean"]),
-                std=tuple(train["std"]),
+                mean=_three(train["mean"]),
+                std=_three(train["std"]),
                 train=_split(folder, train),
                 val=_split(folder, manifest["splits"]["val"]),
                 _folder=folder,
                 _manifest=manifest,
             )
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError):
             raise DataError(f"{folder / 'manifest.json'}: not a manifest of this edition; {REMEDY}") from None
 
     def check_unchanged(self) -> None:
@@ -110,17 +112,43 @@ class PreparedDataset:
 
 
 def _split(folder: Path, described: dict[str, Any]) -> PreparedSplit:
+    """A split of a manifest; what is wrong with it raises one of the errors that ``load`` tells."""
+    samples = described["samples"]
+    for sample in samples:
+        for path, size, time, content in sample["files"]:
+            _check_type(path, str), _check_type(size, int), _check_type(time, int), _check_type(content, str)
+    if not samples:
+        raise ValueError
     return PreparedSplit(
-        described["released"],
-        described["digest"],
-        described["class_pixels"],
+        _check_type(described["released"], str),
+        _check_type(described["digest"], str),
+        [_check_type(count, int) for count in described["class_pixels"]],
         [
             # An image that needed no change stays where the data set keeps it.
             Sample(
-                s["name"],
-                folder / s["image"] if "image" in s else Path(s["files"][0][0]),
-                folder / s["labels"],
+                _check_type(s["name"], str),
+                _inside(folder, s["image"]) if "image" in s else Path(s["files"][0][0]),
+                _inside(folder, s["labels"]),
             )
-            for s in described["samples"]
+            for s in samples
         ],
     )
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    first, second, third = (float(_check_type(value, float)) for value in values)
+    return first, second, third
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    """A path below the folder, which a manifest from elsewhere may not leave."""
+    path = Path(name)
+    if ".." in path.parts or path.is_absolute():
+        raise ValueError
+    return folder / path
+
+
+def _check_type(value: Any, kind: type[T]) -> T:
+    if not isinstance(value, kind):
+        raise TypeError
+    return value

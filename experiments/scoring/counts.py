@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from experiments.scoring import metrics
 from experiments.scoring.metrics import Matrix
 
 Integers = NDArray[np.int64]
+_MOST_BYTES = 256 * 2**20
+"""More than the counts of any data set unpack to."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ class Evaluation:
         """
         remedy = "run 'python -m experiments.evaluate' again"
         try:
+            _check_size(path)
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(
                     digest=str(arrays["digest"]),
@@ -164,6 +168,7 @@ class Evaluation:
 def digest_of(path: Path) -> str | None:
     """Digest of a file of counts; ``None`` if it is missing or broken."""
     try:
+        _check_size(path)
         with np.load(path, allow_pickle=False) as arrays:
             return str(arrays["digest"])
     except Exception:  # as in ``Evaluation.load``
@@ -204,6 +209,14 @@ def _joined(parts: Sequence[Counts]) -> Counts:
 
 def _counts_if_any(arrays: Any, prefix: str) -> Counts | None:
     return _counts(arrays, prefix) if f"{prefix}images" in arrays else None
+
+
+def _check_size(path: Path) -> None:
+    """Raises ``ValueError`` for an archive that would unpack to more than any counts."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > _MOST_BYTES:
+        raise ValueError(f"unpacks to {size} bytes, expected at most {_MOST_BYTES}")
 
 
 def _counts(arrays: Any, prefix: str) -> Counts:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -77,7 +77,10 @@ def _count(
     single_scale, multi_scale = scoring.recipe.single_scale, scoring.recipe.multi_scale
     samples = EvaluationSamples(scoring.data, NetworkInput.of(scoring.data, scoring.recipe))
     loader = DataLoader(
-        Subset(samples, images), scoring.settings.batch_size, num_workers=scoring.loader_workers
+        Subset(samples, images),
+        scoring.settings.batch_size,
+        num_workers=scoring.loader_workers,
+        worker_init_fn=stopping.leave_to_others,
     )
     num_classes, widths = len(scoring.data.classes), scoring.settings.trimap_widths
     counter, bilinear, averaged = (Counter(num_classes, widths) for _ in range(3))
@@ -101,7 +104,9 @@ def _count(
         for i, name in enumerate(names):
             if folder is not None and name in shown:
                 label_picture(predicted[0][i], scoring.data.classes).save(folder / f"{name}.png")
-                save_file(network.maps(inputs[i : i + 1], single_scale), folder / f"{name}.safetensors")
+                # Through memory: the library's writer does not tell a full disk as Python does.
+                maps = save(network.maps(inputs[i : i + 1], single_scale))
+                (folder / f"{name}.safetensors").write_bytes(maps)
         done += len(names)
         context.progress(done / len(images))
     return Evaluation(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from experiments.config.recipes import HardestSettings, LovaszSettings, OhemSettings, Recipe
+from experiments.running import stopping
 from experiments.running.devices import Devices
 from experiments.running.errors import StageError
 from experiments.samples.stream import TrainingSamples
@@ -105,6 +106,7 @@ def part_batches(
         batch_size=made.part,
         sampler=positions,
         num_workers=loader_workers,
+        worker_init_fn=stopping.leave_to_others,
         pin_memory=devices.on_gpu,
         # A generator of its own: the loader draws a base seed, which must not move the global one.
         generator=torch.Generator(),

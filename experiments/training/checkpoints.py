@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import zipfile
 from collections.abc import Callable
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,23 @@ from torch import Tensor, optim
 
 from experiments.running import storage
 from experiments.running.devices import Devices
+from experiments.running.errors import StageError
 from experiments.training.folder import TrainingFolder
 from models import Segmenter
 
 _DIGEST_LENGTH = hashlib.sha256().digest_size
+_KEYS = {
+    "digest",
+    "step",
+    "history",
+    "stretches",
+    "recent",
+    "model",
+    "optimizer",
+    "scaler",
+    "random",
+    "cuda_random",
+}
 
 
 class TrainingState:
@@ -51,6 +66,8 @@ class TrainingState:
         """Steps taken so far."""
         self.history: list[dict[str, float]] = []
         """Rows of ``history.csv``."""
+        self.stretches: list[tuple[int, int]] = []
+        """First step and number of processes of each stretch in which as many did the training."""
         self.recent: list[dict[str, Tensor]] = []
         """Loss terms of the steps since the last row, scalars on the device."""
 
@@ -60,6 +77,7 @@ class TrainingState:
             "digest": self.digest,
             "step": self.step,
             "history": self.history,
+            "stretches": self.stretches,
             "recent": self.recent,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -89,6 +107,9 @@ class TrainingState:
 
         Returns:
             The number of steps that it holds, 0 without one.
+
+        Raises:
+            StageError: a checkpoint holds something else than its digest promises.
         """
         for path in (self.folder.checkpoint, self.folder.previous_checkpoint):
             try:
@@ -99,13 +120,23 @@ class TrainingState:
                 say(f"{path}: {error}; going on from the one before it, or from the beginning")
                 continue
             if state["digest"] == self.digest:
-                self._restore(state)
+                try:
+                    self._restore(state)
+                except Exception as error:  # its checksum is right: somebody made it so
+                    problem = f"does not fit this training ({storage.reason(error)}); remove it"
+                    raise StageError(f"{path}: {problem}") from None
                 return self.step
         return 0
 
+    def begin_stretch(self) -> None:
+        """Notes how many processes do what follows: sums over a batch depend on it in their last digits."""
+        if not self.stretches or self.stretches[-1][1] != self.devices.world_size:
+            self.stretches.append((self.step, self.devices.world_size))
+
     def _restore(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        self.history = state["history"]
+        self.step = index(state["step"])
+        self.history = [{**row, "loss": float(row["loss"])} for row in state["history"]]
+        self.stretches = [(index(first), index(processes)) for first, processes in state["stretches"]]
         self.recent = [
             {name: term.to(self.devices.device) for name, term in terms.items()} for terms in state["recent"]
         ]
@@ -124,10 +155,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"cannot be read ({storage.reason(error)})") from None
     if hashlib.sha256(content[_DIGEST_LENGTH:]).digest() != content[:_DIGEST_LENGTH]:
         raise ValueError("is damaged")
-    state: dict[str, Any] = torch.load(
-        io.BytesIO(content[_DIGEST_LENGTH:]), map_location="cpu", weights_only=True
-    )
+    file = io.BytesIO(content[_DIGEST_LENGTH:])
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("is compressed, which could fill the memory")
+        file.seek(0)
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        if not (isinstance(state, dict) and set(state) >= _KEYS):
+            raise ValueError("lacks a part")
+    except Exception as error:  # what reading raises depends on what somebody put there
+        raise ValueError(f"is no checkpoint of this edition ({storage.reason(error)})") from None
     return state

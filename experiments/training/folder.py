@@ -6,7 +6,6 @@ A finished training is never deleted by a stage. One of other settings that is i
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +51,8 @@ class TrainingFolder:
     def digest(self) -> str | None:
         """Digest of the finished training that the folder holds; ``None`` if it holds none."""
         try:
-            digest = json.loads(self.about.read_text())["digest"]
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+            digest = storage.read_json(self.about, "")["digest"]
+        except (storage.StorageError, KeyError, TypeError):
             return None
         return digest if isinstance(digest, str) and self.weights.is_file() else None
 

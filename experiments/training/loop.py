@@ -72,8 +72,9 @@ def train(
         setup = set_up(run, data, seed, devices, run.weights())
         state = TrainingState(folder, digest, setup.model, setup.optimizer, setup.scaler, devices)
         started, first = time.perf_counter(), state.resume(context.say)
+        state.begin_stretch()
         if devices.is_main:
-            context.say(f"{run.key} seed {seed}: {_announcement(run, first)}")
+            context.say(f"{run.key} seed {seed}: {_announcement(run, first)}{_processes(state)}")
             for line in setup.warnings():
                 context.say(f"{run.key} seed {seed}: {line}")
         _take_steps(context, run, data, seed, setup, state, observer if devices.is_main else None)
@@ -98,6 +99,15 @@ def _announcement(run: Run, first: int) -> str:
     crop = " x ".join(map(str, recipe.crop))
     return ", ".join(
         [run.backbone or run.experiment.model, start, f"{steps} of {recipe.batch_size} x {crop}", rate]
+    )
+
+
+def _processes(state: TrainingState) -> str:
+    """How many processes did, and do, the training; nothing where it was always one."""
+    if all(processes == 1 for _, processes in state.stretches):
+        return ""
+    return ", " + ", then ".join(
+        f"{processes} processes from step {step}" for step, processes in state.stretches
     )
 
 
@@ -209,6 +219,7 @@ def _write(
             "batch": {**asdict(setup.cut), "parts": setup.cut.parts},
             **run.profile.training.deciding(),
             "digest": digest,
+            "processes": [{"from_step": step, "count": count} for step, count in state.stretches],
             # Of the last uninterrupted stretch; timings are no part of the result.
             "seconds_per_step": seconds_per_step,
             **provenance(setup.devices.description),
