@@ -108,7 +108,7 @@ def roofline(rows: pd.DataFrame, compute: Mapping[str, float], copy: float) -> F
     """
     with plt.rc_context(_STYLE):
         figure, ax = plt.subplots(figsize=(10.0, max(5.0, 1.5 + 0.13 * len(rows))))
-        figure.subplots_adjust(left=0.08, right=0.74)
+        figure.subplots_adjust(left=0.1, right=0.76, top=0.96, bottom=0.1)
         for paper, points in rows.groupby("paper", sort=False):
             colour = paper_colour(str(paper))
             ax.scatter(
@@ -130,7 +130,7 @@ def roofline(rows: pd.DataFrame, compute: Mapping[str, float], copy: float) -> F
             xscale="log", yscale="log", xlim=(low, high), xlabel="multiply-accumulates for each byte",
             ylabel="multiply-accumulates a second",
         )  # fmt: skip
-        ax.legend(frameon=False, fontsize=8, loc="lower right")
+        ax.legend(frameon=False, fontsize=8, loc="lower left")
         _name_points(ax, rows["intensity"], rows["macs_a_second"], rows["experiment"])
     return figure
 
