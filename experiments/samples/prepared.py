@@ -79,7 +79,9 @@ class PreparedDataset:
             train = manifest["splits"]["train"]
             return cls(
                 name=name,
-                classes=tuple(LabelClass(c["name"], tuple(c["colour"])) for c in manifest["classes"]),
+                classes=tuple(
+                    LabelClass(_check_type(c["name"], str), _colour(c["colour"])) for c in manifest["classes"]
+                ),
                 mean=_three(train["mean"]),
                 std=_three(train["std"]),
                 train=_split(folder, train),
@@ -138,6 +140,13 @@ def _split(folder: Path, described: dict[str, Any]) -> PreparedSplit:
 def _three(values: Any) -> tuple[float, float, float]:
     first, second, third = (float(_check_type(value, float)) for value in values)
     return first, second, third
+
+
+def _colour(values: Any) -> tuple[int, int, int]:
+    red, green, blue = (_check_type(value, int) for value in values)
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise ValueError
+    return red, green, blue
 
 
 def _inside(folder: Path, name: Any) -> Path:
