@@ -26,7 +26,7 @@ _LOOK_EVERY = 5.0
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    arguments = _parser().parse_intermixed_args()  # keys may follow options
     params = load_params()
     keys = command.choose(arguments.experiments, params.experiments, params.run)
     seeds = arguments.seeds or params.seeds

@@ -56,8 +56,8 @@ def test_levels_that_a_backbone_does_not_have_are_refused(name: str) -> None:
 
 
 def test_a_dilated_residual_network_has_no_options() -> None:
-    with pytest.raises(ValueError, match="backbone 'drn_d_22' has no option 'output_stride'"):
-        backbones.create("drn_d_22", output_stride=16)
+    with pytest.raises(ValueError, match="backbone 'drn_d_22' has no option 'stem_width'"):
+        backbones.create("drn_d_22", stem_width=32)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "drn_d_22"])

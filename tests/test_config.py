@@ -293,11 +293,11 @@ REFUSED: list[tuple[str, Change, str, str]] = [
         "a claim across protocols",
         lambda p: (
             p["claims"].update(c=CLAIM),
-            p["recipes"].update(half={"extends": "plain", "subsampling": 2}),
+            p["recipes"].update(half={"extends": "plain", "single_scale": {"scales": [0.5]}}),
             at(p, "experiments/gun-small").update(recipe="half"),
         ),
         "claims.c.worse",
-        "scored by another protocol than 'better' (subsampling differs)",
+        "scored by another protocol than 'better' (single_scale differs)",
     ),
     (
         "a claim without a mark",
