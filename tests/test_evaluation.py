@@ -220,8 +220,11 @@ def test_another_protocol_scores_again_and_trains_nothing(trained: Workspace) ->
     assert json.loads(SCORES.read_text())["miou"] != before
 
 
-def test_a_window_larger_than_every_image_is_refused(trained: Workspace) -> None:
+def test_a_window_larger_than_every_image_is_refused(
+    trained: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     trained.params["recipes"]["plain"]["single_scale"] = {"window": [872, 872]}
     trained.write()
-    assert "evaluate" in trained.call("evaluate", KEY)
+    assert trained.call("evaluate", KEY) == "1"
+    assert "872 x 872 is larger than image '000001', 32 x 64" in capsys.readouterr().err
     assert not SCORES.exists()

@@ -14,7 +14,7 @@ from experiments.running import digests
 
 LAYERS = ("running", "config", "datasets", "samples", "training", "scoring", "measuring", "reporting")
 STAGES = {
-    "prepare", "train", "evaluate", "complexity", "speed", "claims", "tables", "report",
+    "prepare", "train", "evaluate", "predict", "complexity", "speed", "claims", "tables", "report",
 }  # fmt: skip
 COMMANDS = STAGES | {"cluster"}
 

@@ -89,7 +89,7 @@ def count_operators(network: nn.Module, size: tuple[int, int]) -> OperatorCounts
     with counter, _Operators() as seen, torch.no_grad():
         network(image)
     root = type(network).__name__
-    by_module = {
+    found = {
         name.removeprefix(root).removeprefix("."): sum(flops.values()) // 2
         for name, flops in counter.get_flop_counts().items()
         if name == root or name.startswith(f"{root}.")
@@ -100,7 +100,8 @@ def count_operators(network: nn.Module, size: tuple[int, int]) -> OperatorCounts
         seen.activations,
         dict(seen.uncounted),
         dict(seen.uncounted_macs),
-        by_module,
+        # In an order of its own: torch's counter keeps the modules that run at a time in a set.
+        dict(sorted(found.items())),
     )
 
 
