@@ -14,9 +14,9 @@ from experiments.running import digests
 
 LAYERS = ("running", "config", "datasets", "samples", "training", "scoring", "measuring", "reporting")
 STAGES = {
-    "prepare", "train", "evaluate", "predict", "complexity", "speed", "claims", "tables", "report",
+    "prepare", "train", "evaluate", "complexity", "speed", "claims", "tables", "report",
 }  # fmt: skip
-COMMANDS = STAGES | {"cluster"}
+COMMANDS = STAGES | {"cluster", "predict"}
 
 
 def modules() -> dict[str, Path]:
