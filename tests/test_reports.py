@@ -271,7 +271,7 @@ class TestPublished:
                 "gives miou of 'r' in t twice",
             ),
             ("spgnet,t,r,miou,1,%,val,I,a", StageError, "line 2: mark is 'I'; expected S"),
-            (None, StorageError, "has no column 'metric'"),
+            (None, StorageError, "has no column 'mark'"),
         ],
     )
     def test_what_is_not_a_published_number_is_refused(
