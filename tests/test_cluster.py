@@ -80,7 +80,12 @@ def test_what_cannot_be_is_refused_in_a_line(
 
 def test_one_training_over_several_gpus_goes_through_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    for name, value in (("JOB_ID", "123"), ("JOB_NODELIST", "n[1-2]"), ("JOB_NUM_NODES", "2"), ("NODEID", "1")):
+    for name, value in (
+        ("JOB_ID", "123"),
+        ("JOB_NODELIST", "n[1-2]"),
+        ("JOB_NUM_NODES", "2"),
+        ("NODEID", "1"),
+    ):
         monkeypatch.setenv(f"SLURM_{name}", value)
     job = ShardJob("train", ("gun-small",), "3/8", Resources(1.0, nodes=2, gpus=4))
     assert job._command()[1:] == [

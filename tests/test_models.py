@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from conftest import ROOT, Workspace
 
 import models
+from experiments.config.params import load_params
 from models import _template
 from models.__main__ import describe
 from models.segmenter import OFFSETS, SCORES
@@ -53,12 +53,13 @@ def test_maps_for_figures_hold_no_graph(name: str) -> None:
 
 
 def test_a_learned_upsampling_gives_its_offsets_and_what_it_sampled() -> None:
-    """Of every experiment: evaluation scores the same network with and without its offsets."""
-    experiments = yaml.safe_load((ROOT / "params.yaml").read_text())["experiments"]
+    """Of every network of the default run: evaluation scores it with and without its offsets."""
+    runs = load_params(ROOT / "params.yaml").runs()
     learned = set()
-    for key, entry in experiments.items():
+    for run in {(run.experiment.model, str(run.options)): run for run in reversed(runs)}.values():
+        key = run.key
         with torch.device("meta"):
-            model = models.create(entry["model"], 5, **entry["options"]).eval().requires_grad_(False)
+            model = models.create(run.experiment.model, 5, **run.options).eval().requires_grad_(False)
             maps = model(torch.zeros(1, 3, 64, 64)).maps
         assert (OFFSETS in maps) == (SCORES in maps), key
         if OFFSETS in maps:
