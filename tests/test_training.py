@@ -496,7 +496,8 @@ def test_two_processes_that_are_killed_go_on_as_one_and_then_as_two_again(prepar
     assert list(together["step"]) == list(alone["step"])
     # The first loss is of the same weights and the same samples.
     assert together["loss"][0] == pytest.approx(alone["loss"][0], rel=1e-5)
-    assert together["loss"].to_numpy() == pytest.approx(alone["loss"].to_numpy(), rel=1e-2)
+    # Batch norm over the four values that two tiny images leave at the deepest level multiplies differences.
+    assert together["loss"].to_numpy() == pytest.approx(alone["loss"].to_numpy(), rel=5e-2)
     found = load_file(SEED_0 / "weights.safetensors")
     apart = [float((found[name].float() - value.float()).abs().max()) for name, value in expected.items()]
     assert max(apart) < 1e-2
