@@ -15,7 +15,7 @@ from experiments.running import storage
 from experiments.running.errors import StageError
 from experiments.running.work import Context
 
-OTHER_SCALES = (0.5, 2.0)
+OTHER_SCALES = (0.25, 0.5)
 """Scales of height and width at which multiply-accumulates are counted too: a convolution grows with the
 pixels, attention over the whole map with their square."""
 
