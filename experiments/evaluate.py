@@ -17,14 +17,17 @@ from pathlib import Path
 
 from experiments.config.params import Params, load_params
 from experiments.config.strict import ConfigError
-from experiments.running import command, jobs, storage
+from experiments.running import command, jobs, storage, workers
 from experiments.running.jobs import Outcome
 from experiments.running.server import COMPUTING
+from experiments.running.work import function
 from experiments.samples.identity import Identities, Identity
 from experiments.scoring.counts import digest_of
 from experiments.scoring.scores import write_released_scores, write_scores
 from experiments.scoring.slices import SlicedEvaluation, of_checkpoint, of_training, released_digest
 from experiments.training.folder import Trainings
+
+_CHECK = "experiments.scoring.networks:check"
 
 
 def main() -> None:
@@ -70,6 +73,10 @@ def _score_released(arguments: argparse.Namespace, params: Params) -> None:
         raise ConfigError("--checkpoint takes one experiment, whose network the file holds, and no seeds")
     key = arguments.experiments[0]
     evaluation = of_checkpoint(params, key, arguments.checkpoint)
+    if not evaluation.is_done() and arguments.workers == 0:
+        function(_CHECK)(evaluation.scoring.network)
+    elif not evaluation.is_done():
+        workers.ask(_CHECK, evaluation.scoring.network, imports=COMPUTING)
     outcome = _score(arguments, params, [evaluation])
     if evaluation.is_done():
         path = write_released_scores(key, evaluation, released_digest(params.run(key)))

@@ -42,6 +42,11 @@ def load(file: NetworkFile) -> Segmenter:
     return model.for_inference()
 
 
+def check(file: NetworkFile) -> None:
+    """Raises what ``load`` raises: once, and not by each of many slices of an evaluation."""
+    load(file)
+
+
 def _trained(file: NetworkFile) -> dict[str, Tensor]:
     try:
         return load_file(file.weights)
