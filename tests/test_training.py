@@ -499,8 +499,9 @@ def test_two_processes_that_are_killed_go_on_as_one_and_then_as_two_again(prepar
     # Batch norm over the four values that two tiny images leave at the deepest level multiplies differences.
     assert together["loss"].to_numpy() == pytest.approx(alone["loss"].to_numpy(), rel=5e-2)
     found = load_file(SEED_0 / "weights.safetensors")
-    apart = [float((found[name].float() - value.float()).abs().max()) for name, value in expected.items()]
-    assert max(apart) < 1e-2
+    learned = {name: value for name, value in expected.items() if "running_" not in name}
+    apart = {name: float((found[name] - value).abs().max()) for name, value in learned.items()}
+    assert max(apart.values()) < 1e-2, max(apart, key=apart.__getitem__)
 
 
 def test_batch_norm_over_two_processes_is_the_batch_norm_of_the_whole_batch(tmp_path: Path) -> None:
