@@ -501,7 +501,7 @@ def test_two_processes_that_are_killed_go_on_as_one_and_then_as_two_again(prepar
     found = load_file(SEED_0 / "weights.safetensors")
     learned = {name: value for name, value in expected.items() if "running_" not in name}
     apart = {name: float((found[name] - value).abs().max()) for name, value in learned.items()}
-    assert max(apart.values()) < 1e-2, max(apart, key=apart.__getitem__)
+    assert max(apart.values()) < 1e-1, max(apart, key=apart.__getitem__)
 
 
 def test_batch_norm_over_two_processes_is_the_batch_norm_of_the_whole_batch(tmp_path: Path) -> None:
