@@ -24,6 +24,7 @@ from experiments.measuring.jobs import timing_jobs
 from experiments.reporting import figures, published, tables
 from experiments.running.errors import StageError
 from experiments.running.storage import StorageError
+from experiments.running.work import Context
 
 KEYS = ("spgnet-small", "gun-small")
 PUBLISHED = (
@@ -504,6 +505,16 @@ def test_names_beside_points_cover_neither_each_other_nor_another_panel(scores: 
     assert all(above.y0 >= below.y1 for below, above in pairwise(boxes))
     assert boxes[0].y0 > axes.bbox.y0 - 10
     assert boxes[-1].y1 < axes.bbox.y1 + 10
+
+
+def test_the_numbers_on_logarithmic_axes_can_be_read(tmp_path: Path) -> None:
+    """Matplotlib writes them as formulas, which figures do not have: a name may hold dollar signs."""
+    context = Context(None, print, print)
+    counts = {"danet": {"256x512": 10**9, "512x1024": 4 * 10**10, "1024x2048": 3 * 10**12}}
+    figures.draw(context, "macs_by_size", (counts,), tmp_path, "figure")
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert "mathdefault" not in drawn
+    assert ">1000<" in drawn
 
 
 HOSTILE = "</td><script>alert(1)</script> $x$ \\input{a} & % # _ ~ ^ | {b}"

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from safetensors.numpy import load_file
 
 from experiments.datasets.base import LabelClass, Pixels, read_image, read_labels
@@ -61,6 +62,10 @@ def draw(
         What to say when it is done.
     """
     figure: Figure = globals()[function](*arguments)
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) if axis.get_scale() == "log"):
+        # Numbers as text: matplotlib's own are formulas, and the style has none.
+        axis.set_major_formatter(LogFormatter())
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     with plt.rc_context(_STYLE):  # which the names inside an SVG depend on
         for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
             picture = io.BytesIO()
