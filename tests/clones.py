@@ -75,5 +75,5 @@ class Clone(Workspace):
 
 
 def assert_same(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
-    assert set(ours) == set(theirs)
+    assert sorted(set(ours) ^ set(theirs)) == []
     assert [name for name in ours if ours[name] != theirs[name]] == []

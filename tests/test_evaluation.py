@@ -183,6 +183,14 @@ def test_slices_of_an_evaluation_add_up_to_the_same_bytes(trained: Workspace) ->
     assert written[100] == written[2]
 
 
+def test_slices_that_a_killed_process_had_added_up_are_removed(trained: Workspace) -> None:
+    assert not trained.call("evaluate", KEY)
+    left = Path(f"results/tiny/evaluate/{KEY}/seed-0.parts")
+    (left / "0").mkdir(parents=True)
+    assert not trained.call("evaluate", KEY)
+    assert not left.exists()
+
+
 def test_shards_score_a_network_together(trained: Workspace) -> None:
     trained.profile["evaluation"]["images_per_job"] = 2
     trained.write()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -333,19 +334,39 @@ class TestStorage:
         monkeypatch.setattr(os, "fsync", note_fsync)
         monkeypatch.setattr(os, "replace", note_replace)
         storage.write_text(tmp_path / "a", "1")
-        partial = f".a.{os.getpid()}.partial"
+        partial = f".a.{platform.node()}.{os.getpid()}.partial"
         assert done == [partial, "-> a", tmp_path.name]
         done.clear()
         with storage.folder(tmp_path / "out") as new:
             (new / "in").mkdir()
             (new / "in/b").write_text("2")
-        partial = f".out.{os.getpid()}.partial"
+        partial = f".out.{platform.node()}.{os.getpid()}.partial"
         assert done[0:3] in (["in", "b", partial], ["b", "in", partial])
         assert done[3:] == ["-> out", tmp_path.name]
 
     def test_a_file_that_cannot_be_read_is_not_called_a_full_disk(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError), storage.folder(tmp_path / "out"):
             (tmp_path / "elsewhere/summary.csv").read_text()
+
+    def test_whoever_writes_a_file_removes_what_a_killed_process_left_of_it(self, tmp_path: Path) -> None:
+        # pid_max is at most 2 ** 22, so this process never was.
+        gone, other = f"{platform.node()}.{2**22 + 1}", f"{platform.node()}.{os.getppid()}"
+        (tmp_path / f".scores.json.{gone}.partial").write_text("half")
+        (tmp_path / f".scores.json.{other}.partial").write_text("still being written")
+        (tmp_path / f".scores.json.elsewhere.{2**22 + 1}.partial").write_text("of another machine")
+        storage.write_text(tmp_path / "scores.json", "1")
+        (tmp_path / f".pictures.{gone}.partial").mkdir()
+        (tmp_path / f".pictures.{gone}.old").mkdir()
+        with storage.folder(tmp_path / "pictures"):
+            pass
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            [
+                f".scores.json.{other}.partial",
+                f".scores.json.elsewhere.{2**22 + 1}.partial",
+                "scores.json",
+                "pictures",
+            ]
+        )
 
     def test_what_a_killed_process_left_is_removed(self, tmp_path: Path) -> None:
         (tmp_path / ".weights.123.partial").write_text("half")

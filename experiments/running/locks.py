@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from experiments.running import machine
 from experiments.running.storage import StorageError, reason
 
 TOUCH_EVERY = 20.0
@@ -87,7 +88,7 @@ class Locks:
 
     def _create(self, path: Path) -> bool:
         content = json.dumps(
-            {"host": socket.gethostname(), "process": os.getpid(), "started": _start(os.getpid())}
+            {"host": socket.gethostname(), "process": os.getpid(), "started": machine.started(os.getpid())}
         )
         # Written under a name of its own and then linked: nobody ever reads half a lock, and linking
         # fails where the name is taken, on a network file system too.
@@ -137,33 +138,13 @@ def _read(path: Path) -> dict[str, object]:
 def _has_died(holder: dict[str, object], path: Path) -> bool:
     process = holder.get("process")
     if holder.get("host") == socket.gethostname() and isinstance(process, int):
-        started = _start(process)
+        started = machine.started(process)
         # A number that another process has got since belongs to one that started later.
         return started is None or started != holder.get("started")
     try:
         return time.time() - path.stat().st_mtime > STALE_AFTER
     except FileNotFoundError:
         return True
-
-
-def _start(process: int) -> str | None:
-    """When a process of this host started, as the system writes it; ``None`` if there is none."""
-    try:
-        # The second field is a name in parentheses, which may hold anything.
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        pass
-    else:
-        return None if fields[0] == "Z" else fields[19]
-    if Path("/proc/self").exists():
-        return None
-    try:  # where there is no /proc
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return "unknown"
 
 
 def _describe(holder: dict[str, object]) -> str:

@@ -16,6 +16,26 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
+def started(process: int) -> str | None:
+    """When a process of this machine started, as the system writes it; ``None`` if there is none."""
+    try:
+        # The second field is a name in parentheses, which may hold anything.
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        pass
+    else:
+        return None if fields[0] == "Z" else fields[19]
+    if Path("/proc/self").exists():
+        return None
+    try:  # where there is no /proc
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "unknown"
+
+
 def description() -> str:
     """This machine, in words: what a timing is of."""
     gpus = sorted(glob.glob("/proc/driver/nvidia/gpus/*/information"))

@@ -7,9 +7,11 @@ the name does, and the name before the call returns.
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import os
+import platform
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.running import machine
 from experiments.running.errors import ExpectedError
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 64 * 2**20
 """A larger text file than this is none of ours; reading it could take all memory."""
+_ENDINGS = ("partial", "old")
+"""Of what is being written, and of a folder that is being replaced."""
 _NUMBERS = re.compile(r"\[((?:\s*-?[\d.eE+-]+,?)+)\s*\]")
 
 
@@ -38,9 +43,10 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
     Raises:
         StorageError: the disk is full, or the folder is not writable.
     """
-    partial = _partial(path)
+    partial = _beside(path, "partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(path)
         save(partial)
         _flush(partial)
         os.replace(partial, path)
@@ -93,9 +99,11 @@ def folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: something in it cannot be written.
     """
-    partial = _partial(path)
+    partial = _beside(path, "partial")
     try:
-        partial.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear(path)
+        partial.mkdir()
         yield partial
         for file in (*partial.rglob("*"), partial):
             _flush(file)
@@ -112,7 +120,7 @@ def folder(path: Path) -> Iterator[Path]:
 
 def replace_folder(new: Path, path: Path) -> None:
     """Moves the folder ``new`` to ``path``, in the place of the one that may be there."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    old = _beside(path, "old")
     with suppress(FileNotFoundError):
         os.replace(path, old)
     os.replace(new, path)
@@ -122,12 +130,9 @@ def replace_folder(new: Path, path: Path) -> None:
 
 def clear_partials(place: Path) -> None:
     """Removes what killed processes left half-written in a folder that nobody else writes to."""
-    for pattern in (".*.partial", ".*.old"):
-        for path in place.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    for ending in _ENDINGS:
+        for path in place.glob(f".*.{ending}"):
+            _remove(path)
 
 
 def read_text(path: Path, remedy: str) -> str:
@@ -192,9 +197,29 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split())[:200] or type(error).__name__
 
 
-def _partial(path: Path) -> Path:
+def _beside(path: Path, ending: str) -> Path:
     # With the process in its name: two that write the same file never share a half-written one.
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    return path.with_name(f"{_start_of_name(path)}{os.getpid()}.{ending}")
+
+
+def _start_of_name(path: Path) -> str:
+    return f".{path.name}.{platform.node()}."
+
+
+def _clear(path: Path) -> None:
+    """Removes what earlier processes of this machine left of ``path`` when they were killed."""
+    start = _start_of_name(path)
+    for other in path.parent.glob(f"{glob.escape(start)}*"):
+        process, _, ending = other.name[len(start) :].partition(".")
+        if ending in _ENDINGS and process.isdigit() and machine.started(int(process)) is None:
+            _remove(other)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

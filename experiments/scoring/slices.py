@@ -96,6 +96,8 @@ class SlicedEvaluation:
     def merge(self) -> bool:
         """Adds up the slices, once all are scored; whether they are."""
         if self.is_done():
+            # A process that was killed after it had added them up has left them.
+            shutil.rmtree(self._parts, ignore_errors=True)
             return True
         places = [self._place(i) for i in range(len(self.scoring.slices()))]
         if any(digest_of(place / COUNTS) != self._slice_digest(i) for i, place in enumerate(places)):
