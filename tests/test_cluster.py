@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import Workspace, stage_environment, wait_until_gone
 
+from experiments.config.params import load_params
 from experiments.running.cluster import Resources, ShardJob
+from experiments.samples.identity import Identities
 from experiments.training.checkpoints import read_checkpoint
+from experiments.training.jobs import share_done, training_jobs
 
 CPU = ("train", "--gpus-per-job", "0")
 
@@ -93,3 +96,14 @@ def test_one_training_over_several_gpus_goes_through_torchrun(monkeypatch: pytes
         *("--master-addr", "n1", "--master-port", "20123", "--nproc-per-node", "4"),
         *("-m", "experiments.train", "gun-small", "--shard", "3/8"),
     ]
+
+
+def test_a_training_is_not_done_before_its_weights_are_written(prepared: Workspace) -> None:
+    """Its history is written first: whoever waits for the last step alone finds it unfinished."""
+    params = load_params()
+    work = training_jobs(params.paths, Identities(params.runs(), [0]), ["gun-small"], [0])[0]
+    assert share_done(work) == 0
+    assert not prepared.call("train", "gun-small")
+    assert share_done(work) == 1
+    Path("results/tiny/train/gun-small/seed-0/run.json").unlink()
+    assert 0.5 < share_done(work) < 1

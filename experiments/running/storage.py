@@ -101,9 +101,8 @@ def folder(path: Path) -> Iterator[Path]:
     """
     partial = _beside(path, "partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _clear(path)
-        partial.mkdir()
+        partial.mkdir(parents=True)
         yield partial
         for file in (*partial.rglob("*"), partial):
             _flush(file)

@@ -66,7 +66,7 @@ def _job(identity: Identity, identities: Identities, trainings: Trainings, tenso
 
 
 def share_done(job: Job) -> float:
-    """The share of a training's steps that its files tell of, from 0 to 1."""
+    """The share of a training that its files tell of: 1 once it is done, less as long as it is not."""
     if job.is_done():
         return 1.0
     try:
@@ -74,4 +74,5 @@ def share_done(job: Job) -> float:
         step = int(last.split(",")[0])
     except (OSError, UnicodeDecodeError, IndexError, ValueError):
         return 0.0  # not begun, or no row written yet
-    return min(1.0, step / int(job.arguments["run"].recipe.steps))
+    steps = int(job.arguments["run"].recipe.steps)
+    return min(step, steps) / (steps + 1)  # after the last step the weights are still to be written
