@@ -10,6 +10,8 @@ from pathlib import Path
 from conftest import ROOT, Workspace, stage_environment
 
 STAGES = ("prepare", "train", "evaluate", "complexity", "speed", "claims", "tables", "report")
+COMPARED = tuple(stage for stage in STAGES if stage not in ("speed", "report"))
+"""The stages that write what is compared."""
 NOT_REPRODUCIBLE = re.compile(r"(^|/)(speed(\b|/)|run\.json$|report\.json$|claims\.json$)")
 """Timings and provenance, which may differ between two runs."""
 
@@ -57,8 +59,8 @@ class Clone(Workspace):
         return set(re.findall(r"Running stage '([^']+)'", self.dvc("repro")))
 
     def stages(self, *spreading: str) -> None:
-        """Runs the stages by themselves, with options for those that have workers."""
-        for stage in STAGES:
+        """Runs the stages that write what is compared, with options for those that have workers."""
+        for stage in COMPARED:
             with_workers = stage in ("train", "evaluate", "complexity")
             done = self.run("python", "-m", f"experiments.{stage}", *(spreading if with_workers else ()))
             assert done.returncode == 0, f"{stage}: {done.stdout}{done.stderr}"

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from clones import STAGES, Clone, assert_same
+from clones import Clone, assert_same
 from conftest import wait_until_gone, workers_in
 from PIL import Image
 from safetensors import safe_open
@@ -86,7 +86,7 @@ class Soak:
 
     def undisturbed(self) -> dict[str, bytes]:
         """Runs everything once; what that wrote."""
-        for stage in STAGES:
+        for stage in OUTPUTS:
             started = time.monotonic()
             self._finish(stage)
             self.seconds[stage] = time.monotonic() - started
@@ -116,7 +116,7 @@ class Soak:
 
     def finish(self) -> dict[str, bytes]:
         """Runs everything once more, undisturbed; what there is then."""
-        for stage in STAGES:
+        for stage in OUTPUTS:
             self._finish(stage)
         return self.clone.generated()
 

@@ -39,6 +39,14 @@ def test_deep_stem_resnets_start_with_three_convolutions() -> None:
     assert [convolution.out_channels for convolution in convolutions] == [64, 64, 128]
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet18s"])
+def test_the_narrow_resnets_are_half_as_wide(name: str) -> None:
+    with torch.device("meta"):
+        whole, half = backbones.create(name), backbones.create(f"{name}_narrow")
+    assert [2 * channels for channels in half.channels] == whole.channels
+    assert half.strides == whole.strides
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"), [("drn_d22", "drn_d_22"), ("resnet50_", "resnet50"), ("resnet34ss", "resnet34s")]
 )

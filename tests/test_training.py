@@ -35,6 +35,7 @@ from experiments.samples.network_input import NetworkInput
 from experiments.samples.prepared import PreparedDataset
 from experiments.samples.stream import TrainingSamples
 from experiments.training import schedules
+from experiments.training.averaging import WeightAverage
 from experiments.training.checkpoints import read_checkpoint
 from experiments.training.losses import create_criterion
 
@@ -77,6 +78,57 @@ class TestSchedule:
     def test_poly_and_warm_up_multiply(self) -> None:
         plan = recipe(schedule=PolySchedule(power=1.0), warmup=Warmup(steps=10, ratio=0.5))
         assert schedules.learning_rate(5, plan) == pytest.approx(0.1 * 0.95 * 0.75)
+
+
+class TestWeightAverage:
+    @staticmethod
+    def network() -> torch.nn.Sequential:
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2))
+
+    def test_it_is_the_mean_of_the_weights_after_the_last_steps(self) -> None:
+        model = self.network()
+        average = WeightAverage(model, recipe(steps=8, average_last=0.5))
+        seen = []
+        for step in range(8):
+            model(torch.randn(4, 3, 2, 2))  # moves the statistics of batch norm
+            with torch.no_grad():
+                model[0].weight.copy_(torch.randn(2, 3, 1, 1))
+            average.add(step)
+            seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        average.give_to_model()
+        for name, tensor in model.state_dict().items():
+            expected = seen[-1][name]
+            if tensor.is_floating_point():
+                expected = torch.stack([weights[name] for weights in seen[4:]]).mean(0)
+            torch.testing.assert_close(tensor, expected)
+
+    def test_without_it_the_last_weights_stay(self) -> None:
+        model = self.network()
+        average = WeightAverage(model, recipe(steps=2))
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        for step in range(2):
+            average.add(step)
+        average.give_to_model()
+        torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+    def test_it_goes_on_where_a_checkpoint_was_written(self) -> None:
+        plan = recipe(steps=6, average_last=1.0)
+        model, interrupted = self.network(), self.network()
+        whole, first, second = (WeightAverage(m, plan) for m in (model, model, interrupted))
+        for step in range(6):
+            with torch.no_grad():
+                model[0].weight.copy_(torch.randn(2, 3, 1, 1))
+            whole.add(step)
+            if step < 3:
+                first.add(step)
+            if step == 3:
+                second.load_state_dict(first.state_dict())
+            if step >= 3:
+                interrupted.load_state_dict(model.state_dict())
+                second.add(step)
+        whole.give_to_model()
+        second.give_to_model()
+        torch.testing.assert_close(interrupted.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
 class TestNetworkInput:
@@ -263,7 +315,7 @@ class TestRun:
     ) -> None:
         # A queue sends SIGUSR1 to every process of a job, those that load samples among them.
         everywhere = number == signal.SIGUSR1
-        prepared.profile["recipe"]["steps"] = 12
+        prepared.profile["recipe"] |= {"steps": 12, "average_last": 0.9}
         prepared.profile["training"] |= {
             "checkpoint_every": 1,
             "log_every": 5,
@@ -302,7 +354,7 @@ class TestRun:
         monkeypatch: pytest.MonkeyPatch,
         damage: str,
     ) -> None:
-        prepared.profile["recipe"]["steps"] = 6
+        prepared.profile["recipe"] |= {"steps": 6, "average_last": 1.0}
         prepared.profile["training"]["checkpoint_every"] = 1
         prepared.write()
         assert not prepared.call("train", KEY)

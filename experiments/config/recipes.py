@@ -213,6 +213,9 @@ class Recipe(StrictModel):
     warmup: Warmup = Warmup()
     clip_gradient: Positive | None = None
     """Greatest norm of all gradients together; ``null`` does not clip."""
+    average_last: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the steps, the last ones, whose weights are averaged into those that the training leaves; 0
+    leaves the last step's."""
     steps: Count
     batch_size: Count
     """Images per step, over all devices and micro-batches together."""
@@ -246,7 +249,11 @@ class Recipe(StrictModel):
 class RecipeOverrides(StrictModel):
     """What a profile changes in every recipe; what it leaves out stays the paper's."""
 
+    optimizer: Literal["sgd", "adamw"] | None = None
     learning_rate: dict[Literal["sgd", "adamw"], Positive] = {}
+    """By the optimizer that is in force."""
+    schedule: Annotated[PolySchedule | StepSchedule, Field(discriminator="kind")] | None = None
+    average_last: Annotated[float, Field(ge=0, le=1)] | None = None
     steps: Count | None = None
     batch_size: Count | None = None
     crop: Size | None = None
@@ -269,14 +276,15 @@ class RecipeOverrides(StrictModel):
     def apply(self, recipe: Recipe) -> Recipe:
         """The recipe as it is trained under this profile."""
         plain = (
-            "batch_size", "crop", "subsampling", "short_side", "single_scale", "backbone_factor",
-            "pretrained",
+            "optimizer", "schedule", "average_last", "batch_size", "crop", "subsampling", "short_side",
+            "single_scale", "backbone_factor", "pretrained",
         )  # fmt: skip
         changed: dict[str, Any] = {
             name: value for name in plain if (value := getattr(self, name)) is not None
         }
-        if recipe.optimizer in self.learning_rate:
-            changed["learning_rate"] = self.learning_rate[recipe.optimizer]
+        optimizer = self.optimizer or recipe.optimizer
+        if optimizer in self.learning_rate:
+            changed["learning_rate"] = self.learning_rate[optimizer]
         if self.scale is not None:
             changed["augmentation"] = recipe.augmentation.scaled(self.scale)
         if self.steps is not None:

@@ -17,6 +17,7 @@ from torch import Tensor, optim
 from experiments.running import storage
 from experiments.running.devices import Devices
 from experiments.running.errors import StageError
+from experiments.training.averaging import WeightAverage
 from experiments.training.folder import TrainingFolder
 from models import Segmenter
 
@@ -28,6 +29,7 @@ _KEYS = {
     "stretches",
     "recent",
     "model",
+    "average",
     "optimizer",
     "scaler",
     "random",
@@ -42,6 +44,7 @@ class TrainingState:
         folder: of the training.
         digest: of all that the training is a function of; a checkpoint of another one is not resumed.
         model: whose weights are saved and restored.
+        average: of the weights, likewise.
         optimizer: likewise.
         scaler: of the loss in half precision, likewise.
         devices: where the model is.
@@ -52,6 +55,7 @@ class TrainingState:
         folder: TrainingFolder,
         digest: str,
         model: Segmenter,
+        average: WeightAverage,
         optimizer: optim.Optimizer,
         scaler: torch.amp.GradScaler,
         devices: Devices,
@@ -59,6 +63,7 @@ class TrainingState:
         self.folder = folder
         self.digest = digest
         self.model = model
+        self.average = average
         self.optimizer = optimizer
         self.scaler = scaler
         self.devices = devices
@@ -80,6 +85,7 @@ class TrainingState:
             "stretches": self.stretches,
             "recent": self.recent,
             "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": torch.get_rng_state(),
@@ -141,6 +147,7 @@ class TrainingState:
             {name: term.to(self.devices.device) for name, term in terms.items()} for terms in state["recent"]
         ]
         self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])

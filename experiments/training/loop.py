@@ -23,6 +23,7 @@ from experiments.running.work import Context
 from experiments.samples.network_input import NetworkInput
 from experiments.samples.prepared import PreparedDataset
 from experiments.samples.stream import TrainingSamples
+from experiments.training.averaging import WeightAverage
 from experiments.training.batches import part_batches
 from experiments.training.checkpoints import TrainingState
 from experiments.training.folder import TrainingFolder
@@ -70,7 +71,8 @@ def train(
             folder.path.mkdir(parents=True, exist_ok=True)
             storage.clear_partials(folder.path)
         setup = set_up(run, data, seed, devices, run.weights())
-        state = TrainingState(folder, digest, setup.model, setup.optimizer, setup.scaler, devices)
+        average = WeightAverage(setup.model, run.recipe)
+        state = TrainingState(folder, digest, setup.model, average, setup.optimizer, setup.scaler, devices)
         started, first = time.perf_counter(), state.resume(context.say)
         state.begin_stretch()
         if devices.is_main:
@@ -129,6 +131,7 @@ def _take_steps(
         rate = learning_rate(step, recipe)
         batch = [next(parts)[:2] for _ in range(setup.cut.parts)]
         state.recent.append(take_step(setup, batch, rate))
+        state.average.add(step)
         state.step = step + 1
         stop = any_stop_requested(devices) and state.step < recipe.steps
         log = state.step % training.log_every == 0 or state.step == recipe.steps
@@ -147,6 +150,8 @@ def _take_steps(
                 _write_history(state)
         if checkpoint and devices.is_main:
             state.save()
+        if state.step == recipe.steps:
+            state.average.give_to_model()
         if observer is not None and (checkpoint or state.step == recipe.steps):
             observer.checkpoint(state.step, state.model)
         if stop:

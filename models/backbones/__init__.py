@@ -19,13 +19,21 @@ from models.backbones.timm_models import TimmBackbone
 
 __all__ = ["Backbone", "TimmBackbone", "check_name", "create"]
 
-_DEEP_STEM = {f"resnet{depth}s": f"resnet{depth}" for depth in (18, 34)}
-"""timm has the 64-64-128 deep stem from ResNet-50 up (``resnet50s``); these are the shallow ones."""
+_HALF_AS_WIDE = {"channels": (32, 64, 128, 256), "stem_width": 32}
+_DEEP = {"stem_type": "deep", "stem_width": 64}
+_RESNETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet18s": ("resnet18", _DEEP),
+    "resnet34s": ("resnet34", _DEEP),
+    "resnet18_narrow": ("resnet18", _HALF_AS_WIDE),
+    "resnet18s_narrow": ("resnet18", _DEEP | _HALF_AS_WIDE),
+}
+"""timm has the 64-64-128 deep stem from ResNet-50 up (``resnet50s``), here are the shallow ones; and this
+suite's own for runs on a CPU, half as wide. By name: timm's name and its options."""
 
 
 def check_name(name: str) -> None:
     """Raises ``ValueError``, with the nearest valid name, unless ``create`` knows the backbone."""
-    own = (*_DEEP_STEM, *drn.NAMES)
+    own = (*_RESNETS, *drn.NAMES)
     if name in own or timm.is_model(name):
         return
     known = [*timm.list_models(), *own]
@@ -45,7 +53,8 @@ def create(
     """Builds a backbone.
 
     Args:
-        name: a timm model, ``resnet18s`` / ``resnet34s`` (deep stem), or one of ``drn.NAMES``.
+        name: a timm model, ``resnet18s`` / ``resnet34s`` (deep stem), ``resnet18_narrow`` /
+            ``resnet18s_narrow`` (half as wide), or one of ``drn.NAMES``.
         levels: indices of the feature levels to return; 1 to 4 are strides 4 to 32 of a ResNet, and
             4, 8, 8 and 8 of a DRN.
         pretrained: ImageNet weights from the hub (``True``) or from a local file (its path).
@@ -71,11 +80,11 @@ def create(
         if name.startswith("densenet"):
             return DilatedDenseNet(name, levels, pretrained, output_stride)
         options["output_stride"] = output_stride
-    if name in _DEEP_STEM:
+    if name in _RESNETS:
         if pretrained is True:
             raise no_imagenet_weights(name)
-        options = {"stem_type": "deep", "stem_width": 64, **options}
-        name = _DEEP_STEM[name]
+        name, own_options = _RESNETS[name]
+        options = own_options | options
     try:
         return TimmBackbone(name, levels, pretrained, **options)
     except TypeError as error:
