@@ -4,12 +4,13 @@ Every pixel is connected with every other by two Gaussian kernels: appearance, i
 smoothness, in position alone. A step of mean field filters the marginals with both, weighs the results, mixes
 the classes by a compatibility and adds the unary scores.
 
-Appearance is filtered on the permutohedral lattice, smoothness exactly, as two banded matrices. Each kernel K
-is normalised symmetrically, D^(-1/2) K D^(-1/2) with D the sums of its rows, as in the authors' later work
-(ICML 2013); their first code and CRF-RNN divide by D after filtering, which is no energy's gradient. A pixel
-is among its own neighbours, as in both implementations. With Potts compatibility and positive weights the
-parallel update then never raises the free energy: the pairwise energy is concave, and the update minimises
-its tangent (ICML 2013, section 4). So nothing is damped.
+Appearance is the matrix of all pairs of pixels where an image is small enough for it, and is filtered on the
+permutohedral lattice elsewhere; smoothness is exact, as two banded matrices. Each kernel K is normalised
+symmetrically, D^(-1/2) K D^(-1/2) with D the sums of its rows, as in the authors' later work (ICML 2013);
+their first code and CRF-RNN divide by D after filtering, which is no energy's gradient. A pixel is among its
+own neighbours, as in both implementations. With Potts compatibility and positive weights the parallel update
+then never raises the free energy: the pairwise energy is concave, and the update minimises its tangent (ICML
+2013, section 4). So nothing is damped.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 
 from models.parts.permutohedral import PermutohedralLattice
 
+ALL_PAIRS = 2**24
+"""Pairs of pixels, of one image, up to which the appearance kernel is a matrix: 64 x 64 pixels and 64 MiB. It
+is exact, and faster than the lattice there."""
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _TRUNCATION = 4
 """Bandwidths after which the smoothness kernel is zero; it is 0.0003 there."""
@@ -115,32 +119,23 @@ class DenseCRF(nn.Module):
         unary = scores.permute(0, 2, 3, 1).contiguous()
         current = unary
         for _ in range(iterations):
-            marginals = current.softmax(-1)
-            current = unary + self._support(marginals, kernels)
+            current = self._update(unary, current.softmax(-1), kernels)
         return current.permute(0, 3, 1, 2)
 
-    def _support(self, marginals: Tensor, kernels: tuple[Kernel, Kernel]) -> Tensor:
-        """What neighbours add to the scores (N, H, W, K)."""
-        support = torch.zeros((), dtype=marginals.dtype, device=marginals.device)
-        for kernel, weight in zip(kernels, self.weights.to(marginals), strict=True):
-            support = torch.addcmul(support, kernel.filter(kernel.scale * marginals), weight * kernel.scale)
-        return support if self.compatibility is None else -(support @ self.compatibility.to(support).T)
+    def _update(self, unary: Tensor, marginals: Tensor, kernels: tuple[Kernel, Kernel]) -> Tensor:
+        """The unary scores and what neighbours add to them, from marginals (N, H, W, K)."""
+        weights = self.weights.to(marginals)
+        added = unary if self.compatibility is None else torch.zeros_like(unary[..., :1])
+        for kernel, weight in zip(kernels, weights, strict=True):
+            added = torch.addcmul(added, kernel.filter(marginals), weight)
+        return added if self.compatibility is None else unary - added @ self.compatibility.to(added).T
 
 
 class Kernel:
-    """A Gaussian kernel between the pixels of an image, and what normalises it.
-
-    Args:
-        like: whose type and device it takes.
-        shape: number of images, height, width.
-    """
-
-    def __init__(self, like: Tensor, shape: tuple[int, int, int]):
-        self.scale = self.filter(torch.ones(*shape, 1, dtype=like.dtype, device=like.device)).rsqrt()
-        """(N, H, W, 1): a pixel's sum of the kernel to the power of -1/2."""
+    """A Gaussian kernel between the pixels of an image, normalised symmetrically."""
 
     def filter(self, values: Tensor) -> Tensor:
-        """The kernel, not normalised, times values (N, H, W, C)."""
+        """The kernel times values (N, H, W, C)."""
         raise NotImplementedError
 
 
@@ -150,21 +145,45 @@ class AppearanceKernel(Kernel):
     Args:
         images: (N, 3, H, W), normalised.
         bandwidths: of position and colour.
+        all_pairs: how many pairs of pixels of an image a matrix may hold, ``ALL_PAIRS`` if not said; an image
+            of more is filtered on the permutohedral lattice.
     """
 
-    def __init__(self, images: Tensor, bandwidths: Bandwidths):
+    def __init__(self, images: Tensor, bandwidths: Bandwidths, all_pairs: int | None = None):
         count, _, height, width = images.shape
         deviation = torch.tensor(_IMAGENET_STD).to(images).view(3, 1, 1)
         colours = images.detach() * (255 * deviation / bandwidths.colour)
         y = torch.arange(height).to(images) / bandwidths.position
         x = torch.arange(width).to(images) / bandwidths.position
         places = torch.stack((x.expand(height, width), y[:, None].expand(height, width)))
-        features = torch.cat((places.expand(count, -1, -1, -1), colours), dim=1)
-        self._lattice = PermutohedralLattice(features.flatten(2).transpose(1, 2))
-        super().__init__(images, (count, height, width))
+        # Position comes last: the lattice is fastest if pixels that follow each other are near there.
+        features = torch.cat((colours, places.expand(count, -1, -1, -1)), dim=1).flatten(2).transpose(1, 2)
+        exact = (height * width) ** 2 <= (ALL_PAIRS if all_pairs is None else all_pairs)
+        kernel = AllPairs(features) if exact else PermutohedralLattice(features)
+        self._scale = kernel.filter(features.new_ones(count, height * width, 1)).rsqrt()
+        self._kernel = kernel
 
     def filter(self, values: Tensor) -> Tensor:
-        return self._lattice.filter(values.flatten(1, 2)).view(values.shape)
+        filtered = self._scale * self._kernel.filter(self._scale * values.flatten(1, 2))
+        return filtered.view(values.shape)
+
+
+class AllPairs:
+    """The filter of ``PermutohedralLattice``, as a matrix: exact, and quadratic in the number of points.
+
+    Args:
+        features: (B, N, d) positions, in bandwidths; what is not finite is taken as the lattice does.
+    """
+
+    def __init__(self, features: Tensor):
+        features = features.nan_to_num()
+        # Not by the binomial formula: squares of single precision hide differences of near points.
+        self._matrix = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+        self._matrix.square_().mul_(-0.5).exp_()
+
+    def filter(self, values: Tensor) -> Tensor:
+        """K times values (B, N, C)."""
+        return self._matrix @ values
 
 
 class SmoothnessKernel(Kernel):
@@ -179,7 +198,6 @@ class SmoothnessKernel(Kernel):
 
     def __init__(self, height: int, width: int, bandwidth: float, like: Tensor):
         self._bands = [_band_blocks(side, bandwidth, like) for side in (height, width)]
-        super().__init__(like, (1, height, width))
 
     def filter(self, values: Tensor) -> Tensor:
         rows, columns = self._bands
@@ -190,7 +208,8 @@ class SmoothnessKernel(Kernel):
 
 
 def _band_blocks(side: int, bandwidth: float, like: Tensor) -> list[tuple[int, int, Tensor]]:
-    """A Gaussian's matrix (side, side) as blocks of rows, each with the columns a to b that are not zero.
+    """A Gaussian's normalised matrix (side, side), as blocks of rows, each with the columns a to b that are
+    not zero. The sums of the whole kernel's rows are products of those of its two directions.
 
     Products of dense blocks are several times faster on a CPU than a depthwise convolution of this size.
     """
@@ -200,7 +219,12 @@ def _band_blocks(side: int, bandwidth: float, like: Tensor) -> list[tuple[int, i
     for start in range(0, side, _BLOCK):
         end = min(start + _BLOCK, side)
         a, b = max(start - reach, 0), min(end + reach, side)
-        distances = places[start:end, None] - places[a:b]
-        gaussian = torch.exp(-0.5 * (distances / bandwidth) ** 2)
-        blocks.append((a, b, gaussian.masked_fill(distances.abs() > reach, 0)))
-    return blocks
+        blocks.append((start, end, a, b, _truncated(places[start:end, None] - places[a:b], bandwidth, reach)))
+    scale = torch.cat([block.sum(1) for *_, block in blocks]).rsqrt()
+    return [(a, b, scale[start:end, None] * block * scale[a:b]) for start, end, a, b, block in blocks]
+
+
+def _truncated(distances: Tensor, bandwidth: float, reach: int) -> Tensor:
+    """A Gaussian of distances that is zero beyond its reach."""
+    gaussian = torch.exp(-0.5 * (distances / bandwidth) ** 2)
+    return gaussian.masked_fill(distances.abs() > reach, 0)

@@ -5,10 +5,11 @@ lattice's axes, and the points read the result back. The cost is linear in the n
 bandwidth, and each point has d + 1 vertices instead of a grid's 2^d.
 
 Three things differ from the paper. Keys are packed into one integer and sorted, instead of a hash table, so
-that everything is a tensor operation. The vertices one step around those of the points exist too: without
-them the blur loses what passes between sparse points, which was most of the error. And the blur is a product
-of a matrix with its own transpose, so that the filter is symmetric and positive semidefinite: its gradient
-is itself, and mean field on it converges (``dense_crf``).
+that everything is a tensor operation. A share of what a blur would send to a vertex that no point touches
+stays where it is: without that the blur loses what passes between sparse points through vertices that are
+not stored, and with the vertices around stored there were four times as many for no smaller error. And the
+blur is a product of a matrix with its own transpose, so that the filter is symmetric and positive
+semidefinite: its gradient is itself, and mean field on it converges (``dense_crf``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ _BLUR_VARIANCE = 1.0
 """Of the blur along an axis, in squared steps: (1, 2, 1) / 4 there and back."""
 _SPLAT_VARIANCE = 1 / 6
 """Of splatting and slicing together, in the same unit (Adams et al., section 3.2)."""
+_KEPT = 0.3
+"""Share of what a blur would send to a vertex that is not there. Beside brute force on images of 48 x 64 with
+bandwidths of 8 to 80 pixels and 10 to 20 levels, messages are off by 0.36 % on average with 0.3, by 0.70 %
+with nothing kept, and by 0.40 % with a half."""
 
 
 class PermutohedralLattice:
@@ -30,7 +35,8 @@ class PermutohedralLattice:
 
     Args:
         features: (B, N, d) positions of N points in each of B independent sets, in bandwidths. Values that
-            are not finite count as zero or as the largest number. No gradient reaches them.
+            are not finite count as zero or as the largest number. No gradient reaches them. Vertices are
+            stored in the order of the last dimension above all: it is fastest if near points are near in it.
 
     Raises:
         ValueError: the features span more cells than 63 bits can number.
@@ -49,39 +55,29 @@ class PermutohedralLattice:
         features = features.nan_to_num()
         batch, points, dimensions = features.shape
         corners = dimensions + 1
-        keys, weights, step = _enclosing_simplices(features.reshape(batch * points, dimensions), batch)
+        keys, self._corner_weights, steps = _enclosing_simplices(
+            features.reshape(batch * points, dimensions), batch
+        )
         ordered, order = keys.flatten().sort()
-        own, own_row = _distinct(ordered)
-        around = [own, *(own + delta for delta in step), *(own - delta for delta in step)]
-        vertices, _ = _distinct(torch.cat(around).sort().values)
-        # From here on a vertex is a row of a table, in the order of the keys; one more row stays zero, for
-        # neighbours that are not there.
-        vertices = torch.cat((vertices, vertices.new_full((1,), torch.iinfo(vertices.dtype).max)))
-        row = torch.searchsorted(vertices, own)[own_row]
+        # From here on a vertex is a row of a table, in the order of the keys.
+        vertices, row, self._splat_starts = _distinct(ordered)
         self._corner_rows = torch.empty_like(row).scatter_(0, order, row).view(-1, corners)
-        self._corner_weights = weights
         self._splat_points = order // corners
-        self._splat_weights = weights.flatten()[order]
-        self._splat_starts = torch.searchsorted(ordered, vertices)
-        places = torch.arange(len(vertices), device=vertices.device)
-        self._axes = [
-            torch.stack((_find(vertices, -delta), places, _find(vertices, delta)), 1) for delta in step
-        ]
+        self._splat_weights = self._corner_weights.flatten()[order]
+        self._axes = [_neighbours(vertices, step, features.dtype) for step in steps]
 
     def _apply(self, values: Tensor) -> Tensor:
         batch, points, channels = values.shape
-        flat = values.reshape(batch * points, channels)
         dtype = values.dtype
         table = F.embedding_bag(
             self._splat_points,
-            flat,
+            values.reshape(batch * points, channels),
             self._splat_starts,
             mode="sum",
             per_sample_weights=self._splat_weights.to(dtype),
         )
-        blur = table.new_tensor((0.25, 0.5, 0.25)).expand(len(table), 3).contiguous()
-        for neighbours in (*self._axes, *reversed(self._axes)):
-            table = F.embedding_bag(neighbours, table, mode="sum", per_sample_weights=blur)
+        for rows, weights in (*self._axes, *reversed(self._axes)):
+            table = F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights.to(dtype))
         sliced = F.embedding_bag(
             self._corner_rows, table, mode="sum", per_sample_weights=self._corner_weights.to(dtype)
         )
@@ -152,11 +148,12 @@ def _enclosing_simplices(features: Tensor, sets: int) -> tuple[Tensor, Tensor, l
 
 
 def _basis(dimensions: int) -> Tensor:
-    """Orthonormal columns (d + 1, d) that span the plane of zero coordinate sum."""
+    """Orthonormal columns (d + 1, d) that span the plane of zero coordinate sum; triangular from below, so
+    that the first coordinate depends on the last dimension alone."""
     basis = torch.triu(torch.ones(dimensions + 1, dimensions, dtype=torch.float64))
     counts = torch.arange(1, dimensions + 1, dtype=torch.float64)
     basis[1:].diagonal().copy_(-counts)
-    return basis / (counts * (counts + 1)).sqrt()
+    return (basis / (counts * (counts + 1)).sqrt()).flip(0)
 
 
 def _strides(extents: Tensor, sets: int, points: int, device: torch.device) -> Tensor:
@@ -176,18 +173,40 @@ def _strides(extents: Tensor, sets: int, points: int, device: torch.device) -> T
     return torch.tensor(strides[::-1], device=device)
 
 
-def _distinct(ordered: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct values of a sorted list, and the place of each entry among them."""
+def _distinct(ordered: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The distinct values (M) of a sorted list (L), the place (L) of each entry among them, and where the
+    entries of each begin (M)."""
     is_first = torch.ones_like(ordered, dtype=torch.bool)
     is_first[1:] = ordered[1:] != ordered[:-1]
-    # Without values, as where a network is only counted, all may be distinct.
-    return ordered if ordered.is_meta else ordered[is_first], is_first.cumsum(0) - 1
+    places = is_first.cumsum(0) - 1
+    if ordered.is_meta:  # without values, as where a network is only counted, all may be distinct
+        return ordered, places, torch.empty_like(ordered)
+    starts = is_first.nonzero()[:, 0]
+    return ordered[starts], places, starts
 
 
-def _find(vertices: Tensor, delta: int) -> Tensor:
-    """Rows (M) of the keys ``vertices + delta`` in the sorted vertices (M); the last where there is none."""
-    last = len(vertices) - 1
-    wanted = vertices[:-1] + delta
-    rows = torch.searchsorted(vertices, wanted)
-    rows = torch.where(vertices[rows] == wanted, rows, last)
-    return F.pad(rows, (0, 1), value=last)
+def _neighbours(vertices: Tensor, step: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A blur along one axis.
+
+    Args:
+        vertices: (M), sorted.
+        step: what a step along the axis adds to a vertex.
+        dtype: of the weights.
+
+    Returns:
+        Rows (M, 3) to add up, and their weights (M, 3): a vertex and its neighbours. A symmetric matrix whose
+        eigenvalues are between 0 and 1.
+    """
+    count = len(vertices)
+    own = torch.arange(count, device=vertices.device)
+    found = torch.searchsorted(vertices, vertices + step).clamp_(max=max(count - 1, 0))
+    has_above = vertices[found] == vertices + step
+    # Who is above whom also says who is below whom; those without go to one more row, which is left out.
+    below = torch.arange(count + 1, device=vertices.device)
+    below[torch.where(has_above, found, count)] = own
+    below = below[:count]
+    has_below = below != own
+    has = torch.stack((has_below, has_above), 1).to(dtype)
+    missing = 2 - has.sum(1)
+    weights = torch.stack((has[:, 0] / 4, 0.5 + _KEPT / 4 * missing, has[:, 1] / 4), 1)
+    return torch.stack((below, own, torch.where(has_above, found, own)), 1), weights
