@@ -154,7 +154,11 @@ def test_adelaide_relates_every_pair_of_nodes_in_range_once() -> None:
     assert adelaide._above(1, 1) == []
 
 
-def test_mean_field_over_nodes_is_the_plain_formula() -> None:
+@pytest.mark.parametrize("hidden_values", [1, 2**26], ids=["one offset at a time", "a row at a time"])
+def test_mean_field_over_nodes_is_the_plain_formula(
+    hidden_values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adelaide, "_HIDDEN_VALUES", hidden_values)
     model = adelaide.Adelaide(3, backbone=NARROW, iterations=1).eval()
     torch.manual_seed(0)
     unary = torch.randn(1, 3, 3, 4)

@@ -18,6 +18,8 @@ is DeepLab's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,8 @@ _WINDOWS = (5, 9)
 _RANGE = 0.4
 """Side of a range box, in shorter sides of the feature map."""
 _REFINEMENTS = 10
+_HIDDEN_VALUES = 2**26
+"""Of pairwise networks in mean field, how many to hold at a time: 256 MiB in float32."""
 
 Offset = tuple[int, int]
 """From a node to its neighbour: rows down, columns to the right."""
@@ -106,7 +110,7 @@ class Adelaide(Segmenter):
                 offsets = _RELATIONS[name](*unary.shape[-2:])
                 for drawn in torch.randperm(len(offsets), device="cpu")[: self.training_offsets].tolist():
                     offset = offsets[drawn]
-                    prediction.auxiliary[_name(name, offset)] = scores(offset)
+                    prediction.auxiliary[_name(name, offset)] = scores(_at(offset, unary))
         else:
             scores = self._mean_field(unary, pairs)
             logits = upsample(scores, images.shape[-2:])
@@ -135,7 +139,8 @@ class Adelaide(Segmenter):
             for offset in relation(height, width):
                 scores = prediction.auxiliary.get(_name(name, offset))
                 if scores is not None:
-                    first, second = _pairs(nodes, offset)
+                    pairs = _at(offset, nodes)
+                    first, second = pairs.first(nodes), pairs.second(nodes)
                     ignored = (first == IGNORE_LABEL) | (second == IGNORE_LABEL)
                     # The number of a pair may be that of an ignored label, where classes are 16 or more.
                     joint = (first * self.num_classes + second).masked_fill(ignored, _IGNORED_PAIR)
@@ -144,24 +149,27 @@ class Adelaide(Segmenter):
                 terms[name] = share * torch.stack(drawn).mean()
         return terms
 
-    def _mean_field(self, unary: Tensor, pairs: dict[str, Callable[[Offset], Tensor]]) -> Tensor:
+    def _mean_field(self, unary: Tensor, pairs: dict[str, Callable[[Pairs], Tensor]]) -> Tensor:
         """Scores (N, K, h, w) whose softmax is the marginals of the nodes."""
         count, classes, height, width = unary.shape
+        most = max(1, _HIDDEN_VALUES // (count * self.features.hidden * height))
+        related = {
+            name: list(_in_rows(_RELATIONS[name](height, width), height, width, most, unary.device))
+            for name in pairs
+        }
+        share = {name: 1 / _neighbours(some, unary[0, 0]).clamp(min=1) for name, some in related.items()}
         current = unary
         for _ in range(self.iterations):
             marginals = current.softmax(1)
             current = unary
             for name, scores in pairs.items():
-                messages, neighbours = torch.zeros_like(unary), unary.new_zeros(height, width)
-                for offset in _RELATIONS[name](height, width):
-                    first, second = _pairs(marginals, offset)
-                    table = scores(offset).view(count, classes, classes, *first.shape[-2:])
+                messages = torch.zeros_like(unary)
+                for some in related[name]:
+                    table = scores(some).unflatten(1, (classes, classes))  # (N, K, K, h', P)
                     # Each view is taken where it is written: autograd follows no view older than a write.
-                    _pairs(messages, offset)[0].add_((table * second[:, None]).sum(2))
-                    _pairs(messages, offset)[1].add_((table * first[:, :, None]).sum(1))
-                    for ends in _pairs(neighbours, offset):
-                        ends += 1
-                current = current + messages / neighbours.clamp(min=1)
+                    some.add_to_first(messages, (table * some.second(marginals)[:, None]).sum(2))
+                    some.add_to_second(messages, (table * some.first(marginals)[:, :, None]).sum(1))
+                current = current + messages * share[name]
         return current
 
 
@@ -211,19 +219,89 @@ class PairwiseNetwork(nn.Module):
         self.second = nn.Conv2d(in_channels, hidden, 1, bias=False)
         self.scores = nn.Conv2d(hidden, num_classes**2, 1)
 
-    def forward(self, features: Tensor) -> Callable[[Offset], Tensor]:
-        """Features (N, in_channels, h, w) to a function: an offset to scores (N, K^2, h', w') of its pairs.
-
-        Rows and columns of the result are those of the first nodes that have a second one there.
-        """
+    def forward(self, features: Tensor) -> Callable[[Pairs], Tensor]:
+        """Features (N, in_channels, h, w) to a function: pairs to their scores (N, K^2, h', P)."""
         ours, theirs = self.first(features), self.second(features)
 
-        def pair_scores(offset: Offset) -> Tensor:
-            first, second = _pairs(ours, offset)[0], _pairs(theirs, offset)[1]
-            scores: Tensor = self.scores(F.relu(first + second))
+        def pair_scores(pairs: Pairs) -> Tensor:
+            scores: Tensor = self.scores(F.relu(pairs.first(ours) + pairs.second(theirs)))
             return scores
 
         return pair_scores
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of nodes of a map, in h' rows of P pairs: the columns are the same in each row."""
+
+    first_rows: slice
+    second_rows: slice
+    first_columns: Tensor
+    """(P) of a map's w columns."""
+    second_columns: Tensor
+
+    def first(self, nodes: Tensor) -> Tensor:
+        """The first node of each pair: (..., h, w) to (..., h', P)."""
+        return nodes[..., self.first_rows, :].index_select(-1, self.first_columns)
+
+    def second(self, nodes: Tensor) -> Tensor:
+        """The second node of each pair: (..., h, w) to (..., h', P)."""
+        return nodes[..., self.second_rows, :].index_select(-1, self.second_columns)
+
+    def add_to_first(self, nodes: Tensor, values: Tensor) -> None:
+        """Adds values (..., h', P) of pairs to their first nodes (..., h, w)."""
+        nodes[..., self.first_rows, :].index_add_(-1, self.first_columns, values)
+
+    def add_to_second(self, nodes: Tensor, values: Tensor) -> None:
+        """Adds values (..., h', P) of pairs to their second nodes (..., h, w)."""
+        nodes[..., self.second_rows, :].index_add_(-1, self.second_columns, values)
+
+
+def _in_rows(
+    offsets: list[Offset], height: int, width: int, most: int, device: torch.device
+) -> Iterator[Pairs]:
+    """All pairs of nodes at some offsets: offsets that go equally far down together, as one operation costs
+    much more than its pairs.
+
+    Args:
+        offsets: from first to second nodes.
+        height: of the map.
+        width: of the map.
+        most: pairs in a row at a time, or one offset's if those are more.
+        device: of the map.
+    """
+    for down, row in groupby(sorted(offsets), key=lambda offset: offset[0]):
+        rights = [right for _, right in row]
+        at_a_time = max(1, most // width)
+        for start in range(0, len(rights), at_a_time):
+            # Chosen by value, which only the CPU has where a network is counted.
+            right = torch.tensor(rights[start : start + at_a_time], device="cpu")[:, None]
+            first = torch.arange(width, device="cpu").expand(len(right), width)
+            second = first + right
+            inside = (second >= 0) & (second < width)
+            yield Pairs(
+                slice(max(0, -down), height - max(0, down)),
+                slice(max(0, down), height - max(0, -down)),
+                first[inside].to(device),
+                second[inside].to(device),
+            )
+
+
+def _neighbours(related: list[Pairs], nodes: Tensor) -> Tensor:
+    """How many pairs each of some nodes (h, w) is in."""
+    neighbours = torch.zeros_like(nodes)
+    for pairs in related:
+        ones = torch.ones_like(pairs.first(nodes))
+        pairs.add_to_first(neighbours, ones)
+        pairs.add_to_second(neighbours, ones)
+    return neighbours
+
+
+def _at(offset: Offset, nodes: Tensor) -> Pairs:
+    """All pairs of nodes (..., h, w) at one offset."""
+    height, width = nodes.shape[-2:]
+    (pairs,) = _in_rows([offset], height, width, width, nodes.device)
+    return pairs
 
 
 def _surrounding(height: int, width: int) -> list[Offset]:
@@ -255,14 +333,6 @@ _IGNORED_PAIR = -1
 
 def _name(relation: str, offset: Offset) -> str:
     return f"{relation} {offset[0]} {offset[1]}"
-
-
-def _pairs(nodes: Tensor, offset: Offset) -> tuple[Tensor, Tensor]:
-    """Views (..., h', w') of nodes (..., h, w): those that have a neighbour at the offset, and that one."""
-    (dy, dx), (height, width) = offset, nodes.shape[-2:]
-    top, bottom, left, right = max(0, -dy), height - max(0, dy), max(0, -dx), width - max(0, dx)
-    first = nodes[..., top:bottom, left:right]
-    return first, nodes[..., top + dy : bottom + dy, left + dx : right + dx]
 
 
 def _pair_likelihood(scores: Tensor, joint: Tensor) -> Tensor:
