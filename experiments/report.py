@@ -45,21 +45,29 @@ def _draw(params: Params, keys: list[str], known: dict[str, str]) -> tuple[dict[
         The digests of all figures, what became of the work, and what the report shows, in words.
     """
     # Here, as they take seconds to import and often there is nothing to draw.
-    from experiments.reporting import page
-    from experiments.reporting.drawing import draw
-    from experiments.reporting.sections import SECTIONS, Measured
-    from experiments.reporting.summary import complexity, speed, summarise, valid_scores
+    from experiments.reporting import measurements, page
+    from experiments.reporting.drawing import Measured, draw
+    from experiments.reporting.evidence import gather
+    from experiments.reporting.papers import pages
+    from experiments.reporting.pictures import gallery
+    from experiments.reporting.sections import drawings_of
+    from experiments.reporting.summary import complexity, speed, summarise
 
-    scores, reasons = valid_scores(params)
-    summary = summarise(params, scores, reasons, complexity(params))
-    own = {key: found for key, found in scores.items() if key in keys and not found["same_scores_as"]}
-    measured = Measured(params, keys, summary[summary["experiment"].isin(keys)], speed(params), own)
-    drawings = [drawing for section in SECTIONS for drawing in section(measured)]
-    text = page.render(params, len(own), drawings)  # first, as a broken table needs no figures
+    tables = page.read_tables()  # first, as a broken table needs no figures
+    found = measurements.present(params)
+    evidence = gather(params, found)
+    summary = summarise(params, found.scores, found.reasons, complexity(params))
+    shown = summary[summary["experiment"].isin(keys)]
+    papers = [paper for paper in pages(params) if set(shown["paper"]) & {paper.key}]
+    measured = Measured(params, keys, papers, evidence, shown, speed(params))
+    drawings = drawings_of(measured)
     drawn, outcome = draw(drawings, paths.FIGURES, known, params.paths.locks)
-    storage.write_text(paths.REPORT, text)
-    left_out = {key: reason for key, reason in reasons.items() if key in keys}
-    return drawn, outcome, f"{len(drawings)} figures. {captions.missing(left_out.items())}".rstrip()
+    whole = [drawing for drawing in drawings if drawing.name in drawn]
+    galleries = {paper.key: gallery(params, evidence, paper) for paper in papers}
+    storage.write_text(paths.REPORT, page.render(measured, tables, whole, galleries, paths.FIGURES))
+    left_out = {key: reason for key, reason in found.reasons.items() if key in keys}
+    problems = "".join(f" Not shown: {problem}" for problem in evidence.problems)
+    return drawn, outcome, f"{len(drawings)} figures. {captions.missing(left_out.items())}{problems}".rstrip()
 
 
 def _digest(params: Params, keys: list[str]) -> str:

@@ -1,8 +1,8 @@
 """Puts measured and published numbers side by side.
 
 Writes ``results/<profile>/summary.csv`` (one row per experiment), the few numbers that ``dvc metrics`` shows
-(``results/<profile>/metrics/``), and in ``reports/tables/`` one table for each table of the papers, the
-complexity of all experiments, their speed, the IoU of each class and what the authors trained with, each as
+(``results/<profile>/metrics/``), and in ``reports/tables/`` the claims, one table for each table of the
+papers, their ablations as differences, the peers, classes, costs, and what the authors trained with, each as
 Markdown, CSV and LaTeX.
 Shows what there is and names what is missing; a score that belongs to other settings is not shown. Timings
 stand in ``speed`` alone: all other tables are a function of code, params, data and seed.
@@ -11,40 +11,43 @@ stand in ``speed`` alone: all other tables are a function of code, params, data 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.config.params import Params, load_params
-from experiments.reporting import captions
-from experiments.reporting.recipes import recipe_table
-from experiments.reporting.summary import complexity, speed, summarise, valid_scores
-from experiments.reporting.tables import all_tables, render
+from experiments.reporting import captions, measurements
+from experiments.reporting.evidence import gather
+from experiments.reporting.rendering import TEXTS, lay_out, render
+from experiments.reporting.summary import complexity, speed, summarise
+from experiments.reporting.tables import all_tables
 from experiments.running import command, jobs, paths, storage
 
 
 def main() -> None:
     command.parser("tables", __doc__).parse_args()
     params = load_params()
-    scores, reasons = valid_scores(params)
+    found = measurements.present(params)
+    evidence = gather(params, found)
     counted = complexity(params)
-    summary = summarise(params, scores, reasons, counted)
-    tables = all_tables(params, summary, counted, speed(params), scores)
-    recipes = recipe_table(params)
-    if len(recipes.rows):
-        tables.append(recipes)
+    summary = summarise(params, found.scores, found.reasons, counted)
+    tables = [lay_out(table) for table in all_tables(params, evidence, summary, counted, speed(params))]
     storage.write_csv(params.paths.summary, summary)
-    _write_metrics(params, scores)
+    _write_metrics(params, found.scores)
     with storage.folder(paths.TABLES) as folder:
         for table in tables:
             for ending, text in render(table).items():
                 (folder / f"{table.name}.{ending}").write_text(text, encoding="utf-8", newline="\n")
-        described = {table.name: table.caption for table in tables}
-        (folder / "captions.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    print(f"tables: {jobs.count(len(tables), 'table')}, {jobs.count(len(scores), 'experiment')} with scores")
-    if reasons:
-        print(f"tables: {captions.missing(reasons.items())}")
+        texts = json.dumps([table.as_json() for table in tables], ensure_ascii=False)
+        (folder / TEXTS.name).write_text(texts + "\n", encoding="utf-8")
+    scored = jobs.count(len(found.scores), "experiment")
+    print(f"tables: {jobs.count(len(tables), 'table')}, {scored} with scores")
+    for problem in evidence.problems:
+        print(f"tables: not shown: {problem}")
+    if found.reasons:
+        print(f"tables: {captions.missing(found.reasons.items())}")
 
 
-def _write_metrics(params: Params, scores: dict[str, dict[str, Any]]) -> None:
+def _write_metrics(params: Params, scores: Mapping[str, dict[str, Any]]) -> None:
     """A file per experiment with its own scores, which DVC shows as a row."""
     with storage.folder(params.paths.metrics) as folder:
         for key, found in scores.items():

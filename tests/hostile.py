@@ -254,7 +254,7 @@ def _weights(chance: random.Random, way: str) -> Case:
 
 def _result(chance: random.Random) -> Case:
     way = chance.choice(
-        ["counts", "bomb", "shape", "scores", "scores", "weights", "run", "captions", "published"]
+        ["counts", "bomb", "shape", "scores", "scores", "weights", "run", "tables", "published"]
     )
     if way == "counts":
         content, what = _spoil_bytes(COUNTS.read_bytes(), chance)
@@ -288,13 +288,13 @@ def _result(chance: random.Random) -> Case:
             SCORES.write_text(json.dumps(scores))
         command = chance.choice(["evaluate", "tables"])
         return Case("result", f"scores: {what}", (command,), repairable=True)
-    if way == "captions":
-        path = Path("reports/tables/captions.json")
+    if way == "tables":
+        path = Path("reports/tables/tables.json")
         content, what = chance.choice(
-            [(b"[]", "a list"), (b'{"../../params": "x"}', "another folder"), (b"{", "broken")]
+            [(b"[1]", "a list"), (b'{"../../params": "x"}', "another folder"), (b"{", "broken")]
         )
         path.write_bytes(content)
-        return Case("result", f"captions: {what}", ("report", "--again"))
+        return Case("result", f"tables: {what}", ("report", "--again"))
     if way == "published":
         path = Path("results/published/gun.csv")
         text = path.read_text()

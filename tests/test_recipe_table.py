@@ -11,7 +11,7 @@ from conftest import ROOT, Workspace
 from experiments.config.params import load_params
 from experiments.config.recipes import Recipe
 from experiments.reporting import recipes
-from experiments.reporting.tables import render
+from experiments.reporting.rendering import lay_out, render
 from experiments.running.errors import StageError
 
 PARAMS = load_params(ROOT / "params.yaml")
@@ -54,7 +54,7 @@ def test_the_table_sets_both_side_by_side() -> None:
     assert (line["Authors' configuration"], line["Ours"], line["Mark"]) == ("bgr-mean", "standard", "R")
     assert "timm" in line["Differs because"]
     assert lines["semask-mask2former", "backbone_factor"]["Ours"] == "0.1"
-    assert "| semask-maskformer" in render(table)["md"]
+    assert "| semask-maskformer" in render(lay_out(table))["md"]
 
 
 def test_without_the_file_there_is_no_table(workspace: Workspace) -> None:

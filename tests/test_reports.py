@@ -4,8 +4,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import warnings
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import models
 from experiments.config.params import load_params
 from experiments.measuring import counters, counting, formulations, latency
 from experiments.measuring.jobs import timing_jobs
-from experiments.reporting import figures, published, tables
+from experiments.reporting import figures, published, rendering
+from experiments.reporting.rendering import Noted, Table
 from experiments.running.errors import StageError
 from experiments.running.storage import StorageError
 from experiments.running.work import Context
@@ -88,27 +90,33 @@ class TestTables:
         assert list(table["Experiment"].fillna("")) == ["spgnet-small", ""]
 
     def test_a_number_of_a_stand_in_says_that_it_is_not_comparable(self, measured: Workspace) -> None:
-        captions = json.loads(Path("reports/tables/captions.json").read_text())
-        assert "not comparable" in captions["spgnet-cityscapes-test"]
+        tables = json.loads(Path("reports/tables/tables.json").read_text())
+        (table,) = [table for table in tables if table["name"] == "spgnet-cityscapes-test"]
+        assert "not comparable" in table["caption"]
         for path in Path("reports/tables").glob("spgnet-*.*"):
             if path.suffix != ".csv":
                 assert "not comparable" in path.read_text()
         header = Path("reports/tables/spgnet-cityscapes-test.csv").read_text().splitlines()[0]
-        assert "mIoU % measured (tiny: scenes val)" in header
+        assert "mIoU %, this run" in header
 
     def test_a_check_is_called_one(self, measured: Workspace) -> None:
         measured.profile["scores"] = "check"
         measured.write()
         assert not measured.call("tables")
         header = Path("reports/tables/spgnet-cityscapes-test.csv").read_text().splitlines()[0]
-        assert "mIoU % check (tiny: scenes val)" in header
+        assert "mIoU %, this run (check)" in header
+        assert not measured.call("report")
+        page = Path("reports/index.html").read_text()
+        first = page[page.index("<main") :].split("</p>")[0]
+        assert "This is a" in first
+        assert "check" in first
 
     def test_numbers_of_a_column_have_equal_decimals(self, measured: Workspace) -> None:
         table = pd.read_csv("reports/tables/spgnet-cityscapes-test.csv", dtype=str)
-        assert list(table["mIoU % published"]) == ["81.10", "70.00"]
+        assert list(table["mIoU %, published"]) == ["81.10", "70.00"]
 
     def test_a_small_network_has_more_than_0_parameters(self) -> None:
-        assert tables.cells(pd.Series([0.003, 59.52, None])) == ["0.0030", "59.5200", ""]
+        assert rendering.cells(pd.Series([0.003, 59.52, None])) == ["0.003", "59.520", ""]
 
     def test_the_iou_of_each_class_has_a_table(self, measured: Workspace) -> None:
         table = pd.read_csv("reports/tables/class-iou-scenes.csv")
@@ -118,7 +126,8 @@ class TestTables:
     def test_latex_escapes_what_it_must(self, measured: Workspace) -> None:
         text = Path("reports/tables/spgnet-cityscapes-test.tex").read_text()
         assert r"Another \& Co" in text
-        assert not re.search(r"(?<!\\)[%_]", text.split(r"\label")[0].replace("\\begin{table}", ""))
+        table = text[text.index(r"\caption") :].split(r"\label")[0]
+        assert not re.search(r"(?<!\\)[%_]", table)
 
     def test_dvc_is_shown_the_few_numbers_that_matter(self, measured: Workspace) -> None:
         found = json.loads(Path("results/tiny/metrics/gun-small.json").read_text())
@@ -131,7 +140,9 @@ class TestTables:
         assert not scored.call("evaluate", "gun-same")
         assert not scored.call("tables")
         table = pd.read_csv("reports/tables/gun-ablation.csv", dtype=str).set_index("Experiment")
-        assert table.loc["gun-same", "mIoU % measured (tiny: scenes val)"] == "as gun-small"
+        row = table.fillna("").loc["gun-same"].to_dict()
+        assert row["mIoU %, this run"] == ""
+        assert "as gun-small: the same function of the same inputs here" in row["Notes"]
         summary = pd.read_csv("results/tiny/summary.csv").set_index("experiment")
         assert summary["measured_miou"].isna()["gun-same"]
         assert not Path("results/tiny/metrics/gun-same.json").exists()
@@ -221,7 +232,7 @@ class TestWhatThereIs:
     def test_a_report_of_some_experiments(self, measured: Workspace) -> None:
         assert not measured.call("report", "gun-small")
         assert not measured.call("report", "gun-small", "spgnet-small")
-        assert Path("reports/figures/gallery-spgnet-scenes.svg").is_file()
+        assert Path("reports/figures/training.svg").is_file()
 
     def test_a_report_is_drawn_again_when_what_it_shows_has_changed(
         self, measured: Workspace, capsys: pytest.CaptureFixture[str]
@@ -485,33 +496,36 @@ class TestLatency:
 
 
 @pytest.mark.parametrize(
-    "scores", [[50.0] * 25, list(range(25)), [0.0] * 12 + [90.0] * 13], ids=("equal", "spread", "ends")
-)
-def test_names_beside_points_cover_neither_each_other_nor_another_panel(scores: list[float]) -> None:
-    summary = pd.DataFrame(
+    "scores", [[50.0] * 6, [50.0, 50.2, 50.4, 50.6, 50.8, 51.0], [0.0] * 3 + [90.0] * 3],
+    ids=("equal", "spread", "ends"),
+)  # fmt: skip
+def test_names_beside_points_cover_neither_each_other_nor_a_point(scores: list[float]) -> None:
+    points = pd.DataFrame(
         {
-            "experiment": [f"semask-{i}" for i in range(25)],
-            "paper": ["semask"] * 25,
-            "measured_miou": scores,
-            "measured_macs_g": 40.0,
+            "name": [f"semask-{i}" for i in range(6)],
+            "paper": "semask",
+            "group": "published",
+            "main": True,
+            "score": scores,
+            "cost": [40.0, 41.0, 42.0, 60.0, 61.0, 90.0],
         }
     )
-    figure = figures.score_against_cost(summary, {"measured_macs_g": "MACs G"}, "conditions")
-    figure.canvas.draw()
+    figure = figures.score_against_cost(points, "MACs", True)
+    figure.draw_without_rendering()
     axes = figure.axes[0]
-    boxes = sorted((Text.get_window_extent(name) for name in axes.texts), key=lambda box: box.y0)
+    boxes = [Text.get_window_extent(name) for name in axes.texts]
+    dots = axes.transData.transform(points[["cost", "score"]].to_numpy())
     plt.close(figure)
-    assert len(boxes) == 25
-    assert all(above.y0 >= below.y1 for below, above in pairwise(boxes))
-    assert boxes[0].y0 > axes.bbox.y0 - 10
-    assert boxes[-1].y1 < axes.bbox.y1 + 10
+    assert boxes
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert not any(box.contains(x, y) for box in boxes for x, y in dots)
 
 
 def test_the_numbers_on_logarithmic_axes_can_be_read(tmp_path: Path) -> None:
     """Matplotlib writes them as formulas, which figures do not have: a name may hold dollar signs."""
     context = Context(None, print, print)
-    counts = {"danet": {"256x512": 10**9, "512x1024": 4 * 10**10, "1024x2048": 3 * 10**12}}
-    figures.draw(context, "macs_by_size", (counts,), tmp_path, "figure")
+    lines = [{"name": "danet", "x": [0.1, 0.5, 2.0], "y": [1.0, 40.0, 3000.0], "low": [], "high": []}]
+    figures.draw(context, "curves", (lines, "megapixels", "MACs", True), tmp_path, "figure")
     drawn = (tmp_path / "figure.svg").read_text()
     assert "mathdefault" not in drawn
     assert ">1000<" in drawn
@@ -520,8 +534,22 @@ def test_the_numbers_on_logarithmic_axes_can_be_read(tmp_path: Path) -> None:
 HOSTILE = "</td><script>alert(1)</script> $x$ \\input{a} & % # _ ~ ^ | {b}"
 
 
+def test_every_latex_table_compiles_as_it_is(measured: Workspace) -> None:
+    latex = shutil.which("pdflatex")
+    if latex is None:
+        pytest.skip("needs pdflatex ('apt-get install texlive-latex-recommended')")
+    hostile = Table("hostile", HOSTILE, pd.DataFrame({HOSTILE: [Noted(HOSTILE, HOSTILE), "[λ] é"] * 25}))
+    Path("reports/tables/hostile.tex").write_text(rendering.render(rendering.lay_out(hostile))["tex"])
+    for name in ("hostile", "spgnet-cityscapes-test", "complexity"):
+        command = [latex, "-halt-on-error", "-interaction=batchmode", f"{name}.tex"]
+        done = subprocess.run(command, cwd="reports/tables", capture_output=True, text=True)
+        log = Path(f"reports/tables/{name}.log").read_text(errors="replace")
+        assert done.returncode == 0, log[-2000:]
+
+
 def test_hostile_names_stay_text_in_every_format() -> None:
-    found = tables.render(tables.Table("a-}b", HOSTILE, pd.DataFrame({HOSTILE: [HOSTILE]})))
+    table = Table("a-}b", HOSTILE, pd.DataFrame({HOSTILE: [Noted(HOSTILE, HOSTILE)]}))
+    found = rendering.render(rendering.lay_out(table))
     assert "<script>" not in found["md"]
     head = found["md"].splitlines()[0]
     assert head.count("|") - head.count("\\|") == 2
@@ -544,7 +572,8 @@ def test_a_page_of_hostile_names_holds_no_element_of_theirs_and_loads_nothing_fr
     assert not workspace.call("report")
     page = Path("reports/index.html").read_text()
     assert "&lt;script&gt;alert(1)" in page
-    assert "<script" not in page
-    loaded = re.findall(r'(?:src|href)="([^"]*)"', page) + re.findall(r"url\\(([^)]*)\\)", page)
+    assert page.count("<script") == 1  # the page's own, and no other runs
+    assert re.search(r"script-src 'sha256-[\w+/=]{44}'", page)
+    loaded = re.findall(r'(?:src|href)="([^"]*)"', page) + re.findall(r"url\(([^)]*)\)", page)
     assert loaded
-    assert not any(re.match(r"(?:[a-z]+:)?//|data:|javascript:", name) for name in loaded)
+    assert not any(re.match(r"(?:[a-z]+:)?//|javascript:|data:text", name) for name in loaded)

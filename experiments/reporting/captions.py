@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from experiments.config.params import Params
 
@@ -40,6 +40,16 @@ def worth(params: Params) -> str:
             " Another data set and a shorter training than the published numbers: not comparable with them."
         )
     return line
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: ``1 seed``, ``5 seeds``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def size(height_and_width: Sequence[int]) -> str:
+    """Height and width as ``512 x 1024``."""
+    return " x ".join(map(str, height_and_width))
 
 
 def missing(reasons: Iterable[tuple[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""The claims as a table, and their effects as figures: of this run, and of the references beside it."""
+"""The claims as a table, and their effects as figures: of the references, and of this run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 import pandas as pd
 
 from experiments.config.params import Params
-from experiments.reporting import captions, measurements, references, verdicts
-from experiments.reporting.references import Reference
-from experiments.running import storage
+from experiments.reporting.evidence import Source
+from experiments.reporting.rendering import Noted
 
 METHOD = (
     "Difference: mean over the seeds. Interval: from the lowest to the highest end of the 95 % intervals "
@@ -19,42 +18,24 @@ METHOD = (
 )
 
 
-def present_rows(params: Params) -> list[dict[str, str]]:
-    """The rows of this run's ``claims.csv``; none if it belongs to other settings or is not there."""
-    if not verdicts.is_current(params, measurements.present(params)):
-        return []
-    table = storage.read_csv(params.paths.claims, set(), "", dtype=str, keep_default_na=False)
-    return [{str(name): str(value) for name, value in row.items()} for row in table.to_dict("records")]
-
-
-def all_references(params: Params) -> list[Reference]:
-    """The references that are kept."""
-    return [references.load(name, params) for name in references.names()]
-
-
-def comparison(rows: Sequence[Mapping[str, str]], kept: Sequence[Reference], params: Params) -> pd.DataFrame:
-    """A row for each claim: what it says, and what became of it here and in each reference.
-
-    Args:
-        rows: of this run; none if its verdicts are out of date.
-        kept: the references.
-        params: of the run.
-    """
-    sources = {f"here ({captions.measured_on(params)})": {row["claim"]: row for row in rows}}
-    sources |= {reference.where: {row["claim"]: row for row in reference.claims()} for reference in kept}
+def comparison(sources: Sequence[Source], params: Params) -> pd.DataFrame:
+    """A row for each claim: what it says, and what became of it in each source."""
     table = []
     for key, claim in params.claims.items():
         sides = " - ".join(str(side) for side in claim.sides().values())
         shown: dict[str, Any] = {
-            "Paper": claim.paper, "Claim": claim.says, "Source": claim.source, "Compared": sides,
-            "Metric": claim.metric, "Published": claim.published,
+            "Paper": claim.paper, "Claim": claim.says, "Compared": sides, "Metric": claim.metric,
+            "Published": claim.published,
         }  # fmt: skip
-        for source, by_key in sources.items():
-            row = by_key.get(key, {})
-            shown[f"Verdict, {source}"] = _verdict(row)
-            shown[f"Difference, {source}"] = _difference(row)
-        table.append(shown)
-    return pd.DataFrame(table).dropna(axis="columns", how="all")
+        for source in sources:
+            row = source.claims_by_key.get(key)
+            shown[f"Verdict, {source.title}"] = verdict(row)
+            if row and row["difference"]:
+                shown[f"Effect, {source.title}"] = f"{effect(row)} {row['unit']}"
+                if row["low"]:
+                    shown[f"95 %, {source.title}"] = interval(row)
+        table.append(shown | {"Source": claim.source})
+    return pd.DataFrame(table).dropna(axis="columns", how="all").astype(object).fillna("")
 
 
 def effects(rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
@@ -68,16 +49,21 @@ def effects(rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
     return pd.DataFrame(measured, columns=columns).astype(numbers)
 
 
-def _verdict(row: Mapping[str, str]) -> str:
+def verdict(row: Mapping[str, str] | None) -> Any:
+    """A claim's verdict, with its reason as a footnote."""
     if not row:
-        return "not measured (no verdicts of the present settings; run 'python -m experiments.claims')"
-    return row["verdict"] + (f" ({row['reason']})" if row["reason"] else "")
+        return Noted(
+            "not measured", "no verdicts of the present settings; run 'python -m experiments.claims'"
+        )
+    return Noted(row["verdict"], row["reason"]) if row["reason"] else row["verdict"]
 
 
-def _difference(row: Mapping[str, str]) -> str:
-    if not row or not row["difference"]:
-        return ""
+def effect(row: Mapping[str, str]) -> str:
+    """A difference in points with its sign, or a cost."""
     sign = "+" if row["unit"] == "points" else ""
-    value = f"{float(row['difference']):{sign}.2f}"
-    interval = f" [{float(row['low']):+.2f}, {float(row['high']):+.2f}]" if row["low"] else ""
-    return f"{value}{interval} {row['unit']}"
+    return f"{float(row['difference']):{sign}.2f}"
+
+
+def interval(row: Mapping[str, str]) -> str:
+    """The 95 % interval of a claim about scores."""
+    return f"[{float(row['low']):+.2f}, {float(row['high']):+.2f}]"

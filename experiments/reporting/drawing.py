@@ -4,18 +4,61 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from experiments.reporting.sections import Drawing
+from experiments.config.params import Params
+from experiments.reporting.evidence import Evidence
+from experiments.reporting.papers import PaperPage
 from experiments.running import digests, jobs, machine
 from experiments.running.jobs import Job, Outcome, Pool
 
 ENDINGS = ("svg", "png")
 """Of the files of a figure."""
 _FIGURES = "experiments.reporting.figures"
+_STYLE = Path(__file__).with_name("report.mplstyle")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the report: what it says, and how it is drawn."""
+
+    name: str
+    title: str
+    text: str
+    place: str
+    """Section of the page: ``claims``, the key of a paper, ``across``, ``costs`` or ``check``."""
+    function: str
+    """Of ``reporting.figures``, by name: importing it takes seconds, and often nothing is to be drawn."""
+    arguments: tuple[Any, ...]
+    """Values, tables and files: the figure is a function of these and of the code."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that figures are drawn from."""
+
+    params: Params
+    keys: list[str]
+    """The experiments that are shown."""
+    pages: list[PaperPage]
+    evidence: Evidence
+    summary: pd.DataFrame
+    """Of those, one row each; an experiment that shares its scores with another has none of its own."""
+    speed: pd.DataFrame
+
+    def row(self, key: str) -> str:
+        """What the paper calls an experiment, and of which data set where it calls several so."""
+        own = self.params.experiments[key]
+        alike = {
+            other.dataset
+            for other in self.params.experiments.values()
+            if (other.paper, other.row) == (own.paper, own.row)
+        }
+        return f"{own.row}, {own.dataset}" if len(alike) > 1 else own.row
 
 
 def draw(
@@ -68,7 +111,8 @@ def _job(drawing: Drawing, folder: Path, known: Mapping[str, str]) -> Job:
 def _digest(drawing: Drawing) -> str:
     """Digest of all that a figure is a function of: its arguments, the files among them, and the code."""
     code = digests.of_code((_FIGURES,))
-    total = hashlib.sha256(f"{code} {drawing.function}".encode())
+    style = digests.of_file(_STYLE)
+    total = hashlib.sha256(f"{code} {style} {drawing.function} {drawing.name}".encode())
     total.update(repr(_described(drawing.arguments)).encode())
     return total.hexdigest()
 

@@ -1,10 +1,13 @@
-"""The report's figures, each from tables and files that the other stages wrote."""
+"""The report's figures, each from tables that the other stages wrote, in one style (``report.mplstyle``)."""
 
 from __future__ import annotations
 
 import io
 import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +16,29 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
-from safetensors.numpy import load_file
+from matplotlib.lines import Line2D
 
-from experiments.datasets.base import LabelClass, Pixels, read_image, read_labels
-from experiments.reporting import maps
-from experiments.reporting.effects import claim_effects  # noqa: F401 (drawn by its name)
-from experiments.reporting.sections import UNGUIDED
+from experiments.reporting.labels import name_ends, name_points, plain_numbers
 from experiments.running import storage
 from experiments.running.work import Context
 
-PAPER_COLOURS = {"spgnet": "#0072B2", "gun": "#D55E00", "semask": "#009E73", "alignseg": "#CC79A7"}
-"""Okabe and Ito's colours, which the colour-blind can tell apart."""
+STYLE = Path(__file__).with_name("report.mplstyle")
 
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "svg.hashsalt": "reproducible",  # ids in the file would differ between runs
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # a name with two dollar signs is no formula
-}
+BLUE, ORANGE, GREEN, PINK, GREY, INK = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#767676", "#1b1b1b"
+"""Of Okabe and Ito's colours, which the colour-blind can tell apart, and two neutral ones."""
+
+PAPER_COLOURS = {"spgnet": BLUE, "gun": ORANGE, "semask": GREEN, "alignseg": PINK}
+
+VERDICTS: dict[str, tuple[str, str]] = {
+    "supported": (BLUE, "^"), "contradicted": (ORANGE, "v"), "open": (GREY, "o"), "": (GREY, "o"),
+}  # fmt: skip
+"""Colour and marker of each verdict; of a difference that no claim is about, neither."""
+
+_WIDTH = 8.0
+"""Inches. The page shows a figure at its own size or smaller, so that its text has the page's size."""
 
 
 def draw(
@@ -61,44 +60,235 @@ def draw(
     Returns:
         What to say when it is done.
     """
-    figure: Figure = globals()[function](*arguments)
-    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) if axis.get_scale() == "log"):
-        # Numbers as text: matplotlib's own are formulas, and the style has none.
-        axis.set_major_formatter(LogFormatter())
-        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
-    with plt.rc_context(_STYLE):  # which the names inside an SVG depend on
-        for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            picture = io.BytesIO()
-            figure.savefig(picture, format=ending, dpi=110, metadata=metadata)
-            storage.write_bytes(folder / f"{name}.{ending}", picture.getbuffer())
+    with plt.style.context(STYLE), plt.rc_context({"svg.hashsalt": name}):  # ids differ between figures
+        figure: Figure = globals()[function](*arguments)
+        hovers = _name_hovers(figure)
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+        storage.write_text(folder / f"{name}.svg", _with_titles(drawn.getvalue(), hovers))
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=100, metadata={"Software": None})
+        storage.write_bytes(folder / f"{name}.png", picture.getbuffer())
     plt.close(figure)
     return "drawn"
 
 
-def score_against_cost(rows: pd.DataFrame, costs: Mapping[str, str], conditions: str) -> Figure:
-    """mIoU of a paper's experiments against costs on logarithmic axes, side by side.
+def intervals(
+    groups: Sequence[tuple[str, str, pd.DataFrame]], label: str, zero: bool, notes: Sequence[str] = ()
+) -> Figure:
+    """Values with 95 % intervals, a row each, in panels one above the other.
 
     Args:
-        rows: of the summary, of one paper.
-        costs: label of the axis by column of ``rows``.
-        conditions: where the scores come from.
+        groups: title, colour or nothing (then of the verdicts), and rows with ``name``, ``value``, ``low``,
+            ``high`` (NaN without an interval) and ``verdict``; the first row at the top.
+        label: of the axis.
+        zero: whether the values are differences, whose zero is a line.
+        notes: what markers and lines mean, beyond the verdicts.
     """
-    colour = paper_colour(str(rows["paper"].iloc[0]))
-    with plt.rc_context(_STYLE):
-        size = (6.0 * len(costs), max(4.3, 1.5 + 0.13 * len(rows)))
-        figure, axes = plt.subplots(1, len(costs), figsize=size, squeeze=False, sharey=True)
-        room = 1.9 / size[0]  # beside each panel, for the names of its points
-        figure.subplots_adjust(
-            left=0.7 / size[0], right=1 - room, bottom=0.6 / size[1], top=1 - 0.4 / size[1],
-            wspace=1.9 * len(costs) / (size[0] - 0.7 - 1.9 * len(costs)),
-        )  # fmt: skip
-        for ax, (column, label) in zip(axes[0], costs.items(), strict=True):
-            ax.scatter(rows[column], rows["measured_miou"], s=32, color=colour)
-            ax.set(xscale="log", xlabel=label)
-        axes[0][0].set_ylabel("mIoU %")
-        figure.suptitle(conditions, size=9)
-        for ax, column in zip(axes[0], costs, strict=True):
-            _name_points(ax, rows[column], rows["measured_miou"], rows["experiment"])
+    names = [
+        [textwrap.fill(name, 46, max_lines=2, placeholder="…") for name in rows["name"]]
+        for *_, rows in groups
+    ]
+    line = 0.36 if any("\n" in name for of_group in names for name in of_group) else 0.27
+    heights = [len(rows) + 0.6 for *_, rows in groups]
+    height = line * sum(heights) + 0.36 * len(groups) + 0.95
+    figure, axes = plt.subplots(
+        len(groups), 1, figsize=(_WIDTH, height), sharex=True, squeeze=False, layout="constrained",
+        gridspec_kw={"height_ratios": heights},
+    )  # fmt: skip
+    used: dict[str, tuple[str, str]] = {}
+    for ax, labels, (title, colour, rows) in zip(axes[:, 0], names, groups, strict=True):
+        for place, row in enumerate(rows.to_dict("records")):
+            own, marker = VERDICTS.get(row["verdict"], VERDICTS[""])
+            own = colour or own
+            if row["verdict"] in VERDICTS and row["verdict"] and not colour:
+                used[row["verdict"]] = (own, marker)
+            if math.isfinite(row["low"]):
+                ax.plot([row["low"], row["high"]], [place, place], color=own, linewidth=2.4, alpha=0.55)
+            point = ax.plot(row["value"], place, marker=marker, color=own, linestyle="", markersize=7)[0]
+            spread = f" [{row['low']:.2f}, {row['high']:.2f}]" if math.isfinite(row["low"]) else ""
+            _hover(point, f"{row['name']}: {row['value']:.2f}{spread} {row['verdict']}".strip())
+        if zero:
+            ax.axvline(0, color=INK, linewidth=1.0, zorder=1)
+        ax.set_yticks(range(len(rows)), labels, fontsize=9.5)
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.grid(visible=False, axis="y")
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        if title:
+            ax.set_title(" ")  # keeps the room; the title itself starts at the figure's edge
+    axes[-1, 0].set_xlabel(label)
+    _limit(axes[-1, 0], pd.concat([rows for *_, rows in groups]), zero)
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, color=colour, label=name)
+        for name, (colour, marker) in used.items()
+    ]
+    handles += [Line2D([], [], color=GREY, linewidth=2.4, alpha=0.55, label=note) for note in notes]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower left", ncols=4)
+    figure.draw_without_rendering()  # lays it out
+    figure.set_layout_engine("none")
+    for ax, (title, *_) in zip(axes[:, 0], groups, strict=True):
+        figure.text(0.008, ax.get_position().y1 + 0.07 / height, title, fontsize=10.5, fontweight="bold")
+    return figure
+
+
+def _limit(ax: Axes, rows: pd.DataFrame, zero: bool) -> None:
+    """Keeps one huge interval from squeezing all others onto a line; it then runs out of the picture."""
+    ends = pd.concat([rows["low"], rows["high"]]).dropna()
+    if not zero or ends.empty:
+        return
+    most = max(rows["value"].abs().max() * 1.1, 2.5 * ends.abs().median())
+    low, high = max(ends.min(), -most), min(ends.max(), most)
+    room = 0.05 * (high - low)
+    ax.set_xlim(min(low, 0) - room, max(high, 0) + room)
+
+
+def score_against_cost(points: pd.DataFrame, label: str, front: bool) -> Figure:
+    """mIoU against a cost on a logarithmic axis.
+
+    Args:
+        points: ``name``, ``score``, ``cost``, ``group`` (a legend's entry), ``paper`` and ``main`` (whether
+            it is named); score and cost of a row are of the same network.
+        label: of the cost's axis.
+        front: whether less cost is better, and so the Pareto front at the left; else at the right.
+    """
+    figure, ax = plt.subplots(figsize=(_WIDTH, 4.6), layout="constrained")
+    handles = []
+    markers = dict(zip(dict.fromkeys(points["group"]), "osD^vP*X", strict=False))
+    for (group, paper), rows in points.groupby(["group", "paper"], sort=False):
+        colour = PAPER_COLOURS.get(str(paper), GREY)
+        look: dict[str, Any] = {"linestyle": "", "marker": markers.get(group, "o"), "color": colour}
+        look["markerfacecolor"] = "none" if str(group).startswith("published") else colour
+        handles.append(Line2D([], [], label=f"{paper}: {group}", **look))
+        for row in rows.to_dict("records"):
+            size = 8.5 if row["main"] else 6
+            point = ax.plot(row["cost"], row["score"], markersize=size, zorder=3, **look)[0]
+            _hover(point, f"{row['name']} ({group}): {row['score']:.2f} at {row['cost']:.4g}")
+        corners = _front(rows, front)
+        if len(corners) > 1:
+            # One of each table or source: across data sets there is no front.
+            where: Any = "post" if front else "pre"
+            ax.step(
+                *zip(*corners, strict=True), where=where, color=colour, linewidth=1.0, alpha=0.6, zorder=1
+            )
+    handles.append(Line2D([], [], color=GREY, linewidth=1.0, label="Pareto front of each"))
+    ax.set(xscale="log", xlabel=label, ylabel="mIoU %")
+    plain_numbers(ax)
+    ax.margins(x=0.12, y=0.12)
+    figure.legend(handles=handles, loc="outside lower left", ncols=2)
+    name_points(ax, points[points["main"]], points)
+    return figure
+
+
+def _front(rows: pd.DataFrame, cheaper: bool) -> list[tuple[float, float]]:
+    """Cost and score of the points that none beats in both, by rising cost.
+
+    Args:
+        rows: with ``cost`` and ``score``.
+        cheaper: whether less cost is better; else more of it is.
+    """
+    best, found = -math.inf, []
+    ordered = rows.sort_values(["cost", "score"], ascending=[cheaper, False], kind="stable")
+    for cost, score in zip(ordered["cost"], ordered["score"], strict=True):
+        if score > best:
+            best = score
+            found.append((float(cost), float(score)))
+    return found if cheaper else found[::-1]
+
+
+def curves(lines: Sequence[Mapping[str, Any]], label: str, height_label: str, log: bool = False) -> Figure:
+    """At most eight lines, each named at its end, with a band from its lowest to its highest if it has one.
+
+    Args:
+        lines: ``name``, ``x``, ``y``, ``low`` and ``high`` (empty without a band).
+        label: of the horizontal axis.
+        height_label: of the other one.
+        log: whether both axes are logarithmic.
+    """
+    colours = iter((BLUE, ORANGE, GREEN, PINK, "#56b4e9", "#e69f00", INK, GREY))
+    dashes = iter(("-", "--", "-.", ":", "-", "--", "-.", ":"))
+    figure, ax = plt.subplots(figsize=(_WIDTH, 4.4), layout="constrained")
+    ends = []
+    for line in lines[:8]:
+        look: dict[str, Any] = {"linestyle": next(dashes), "marker": "o", "markersize": 4}
+        colour = next(colours)
+        drawn = ax.plot(line["x"], line["y"], color=colour, **look)[0]
+        _hover(drawn, line["name"])
+        if line["low"]:
+            ax.fill_between(line["x"], line["low"], line["high"], color=colour, alpha=0.15, linewidth=0)
+        ends.append((line["x"][-1], line["y"][-1], line["name"], colour))
+    if log:
+        ax.set(xscale="log", yscale="log")
+        plain_numbers(ax)
+    ax.set(xlabel=label, ylabel=height_label)
+    name_ends(ax, ends)
+    return figure
+
+
+def losses(histories: Mapping[str, Sequence[Path]]) -> Figure:
+    """Training loss against step, a line for each experiment: the mean over its seeds.
+
+    Args:
+        histories: ``history.csv`` of every seed, by experiment.
+    """
+    lines = []
+    for key, paths in histories.items():
+        loss = pd.concat([pd.read_csv(path) for path in paths]).groupby("step")["loss"].mean()
+        lines.append({"name": key, "x": loss.index.tolist(), "y": loss.tolist(), "low": [], "high": []})
+    return curves(lines, "step", "training loss, all terms")
+
+
+def paired(names: Sequence[str], values: Mapping[str, Sequence[float]]) -> Figure:
+    """Two values for each name, joined by a line, so that their difference is what is seen.
+
+    Args:
+        names: from the top.
+        values: per cent by series, in the order of the names.
+    """
+    figure, ax = plt.subplots(figsize=(_WIDTH, 0.27 * len(names) + 1.1), layout="constrained")
+    places = list(range(len(names)))
+    ends = list(values.values())
+    ax.hlines(places, list(ends[0]), list(ends[1]), color=GREY, linewidth=1.2, zorder=1)
+    for (series, numbers), (colour, marker) in zip(values.items(), ((BLUE, "o"), (ORANGE, "D")), strict=True):
+        ax.plot(numbers, places, linestyle="", marker=marker, color=colour, markersize=6.5, label=series)
+    ax.set_yticks(places, names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set(xlabel="IoU %")
+    ax.grid(visible=False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    figure.legend(loc="outside lower left", ncols=2)
+    return figure
+
+
+def shares(bars: Sequence[tuple[str, Mapping[str, float]]], label: str) -> Figure:
+    """Where a total goes: a bar for each network, its parts in order, each named inside or above it.
+
+    Args:
+        bars: name of a network, and its parts in per cent, the largest first.
+        label: of the axis.
+    """
+    figure, ax = plt.subplots(figsize=(_WIDTH, 0.85 * len(bars) + 0.8), layout="constrained")
+    for place, (_, parts) in enumerate(bars):
+        left = 0.0
+        for number, (name, share) in enumerate(parts.items()):
+            colour = (
+                GREY if name == "other" else (BLUE, ORANGE, GREEN, PINK, "#56b4e9", "#e69f00")[number % 6]
+            )
+            bar = ax.barh(place, share, left=left, color=colour, height=0.5, edgecolor="white", linewidth=1)[
+                0
+            ]
+            _hover(bar, f"{name}: {share:.1f} %")
+            if share >= 7:
+                fits = f"{name} {share:.0f} %"
+                text = fits if len(fits) * 0.95 < share else f"{share:.0f} %"
+                ax.text(left + share / 2, place - 0.36, text, ha="center", va="bottom", fontsize=9)
+            left += share
+    ax.set_yticks(range(len(bars)), [name for name, _ in bars])
+    ax.set_ylim(len(bars) - 0.6, -0.75)
+    ax.set(xlim=(0, 100), xlabel=label)
+    ax.grid(visible=False, axis="y")
+    ax.tick_params(axis="y", length=0)
     return figure
 
 
@@ -106,259 +296,55 @@ def roofline(rows: pd.DataFrame, compute: Mapping[str, float], copy: float) -> F
     """What networks reach, below the two limits of the device.
 
     Args:
-        rows: ``paper``, ``experiment``, ``intensity`` (multiply-accumulates for each byte) and
-            ``macs_a_second``.
+        rows: ``paper``, ``experiment``, ``intensity`` (multiply-accumulates for each byte), ``macs_a_second``
+            and ``main``: whether it is named.
         compute: multiply-accumulates a second of a matrix product, by precision.
         copy: bytes a second of a copy.
     """
-    with plt.rc_context(_STYLE):
-        figure, ax = plt.subplots(figsize=(10.0, max(5.0, 1.5 + 0.13 * len(rows))))
-        figure.subplots_adjust(left=0.1, right=0.76, top=0.96, bottom=0.1)
-        for paper, points in rows.groupby("paper", sort=False):
-            colour = paper_colour(str(paper))
-            ax.scatter(
-                points["intensity"], points["macs_a_second"], s=26, color=colour, label=paper, zorder=3
-            )
-        ridges = [limit / copy for limit in compute.values()]
-        low = 0.5 * min(rows["intensity"].min(), *ridges)
-        high = 2.0 * max(rows["intensity"].max(), *ridges)
-        for (precision, limit), ridge in zip(compute.items(), ridges, strict=True):
-            ax.plot([low, ridge, high], [low * copy, limit, limit], color="0.25", linewidth=1.2)
-            label = f"{precision}: {limit / 1e9:.3g} G a second"
-            ax.annotate(
-                label, (high, limit), xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=8
-            )
-        middle = (low * min(ridges)) ** 0.5
-        copied = f"copy: {copy / 1e9:.3g} GB a second"
-        ax.annotate(copied, (middle, middle * copy), xytext=(6, -10), textcoords="offset points", fontsize=8)
-        ax.set(
-            xscale="log", yscale="log", xlim=(low, high), xlabel="multiply-accumulates for each byte",
-            ylabel="multiply-accumulates a second",
-        )  # fmt: skip
-        ax.legend(frameon=False, fontsize=8, loc="lower left")
-        _name_points(ax, rows["intensity"], rows["macs_a_second"], rows["experiment"])
+    figure, ax = plt.subplots(figsize=(_WIDTH, 4.6), layout="constrained")
+    for paper, points in rows.groupby("paper", sort=False):
+        colour = PAPER_COLOURS.get(str(paper), GREY)
+        for row in points.to_dict("records"):
+            point = ax.plot(
+                row["intensity"], row["macs_a_second"] / 1e9, linestyle="", marker="o", color=colour, zorder=3
+            )[0]
+            _hover(point, f"{row['experiment']}: {row['macs_a_second'] / 1e9:.4g} G a second")
+        ax.plot([], [], linestyle="", marker="o", color=colour, label=str(paper))
+    ridges = [limit / copy for limit in compute.values()]
+    low = 0.5 * min(rows["intensity"].min(), *ridges)
+    high = 2.0 * max(rows["intensity"].max(), *ridges)
+    for (precision, limit), ridge in zip(compute.items(), ridges, strict=True):
+        ax.plot([low, ridge, high], [low * copy / 1e9, limit / 1e9, limit / 1e9], color=INK, linewidth=1.2)
+        ax.annotate(precision, (high, limit / 1e9), xytext=(-2, 3), textcoords="offset points", ha="right")
+    ax.set(xscale="log", yscale="log", xlim=(low, high), xlabel="multiply-accumulates for each byte")
+    ax.set_ylabel("thousand million MACs a second")
+    plain_numbers(ax)
+    figure.legend(loc="outside lower left", ncols=4)
+    everything = rows.assign(
+        cost=rows["intensity"], score=rows["macs_a_second"] / 1e9, name=rows["experiment"]
+    )
+    name_points(ax, everything[everything["main"]], everything)
     return figure
 
 
-def macs_by_size(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Multiply-accumulates against pixels, a line for each network.
-
-    Args:
-        counts: by network, then by size such as ``512x1024``.
-    """
-    with plt.rc_context(_STYLE):
-        figure, ax = plt.subplots(figsize=(8.0, 6.0))
-        for (key, by_size), look in zip(counts.items(), line_styles(len(counts)), strict=True):
-            points = sorted((math.prod(map(int, size.split("x"))), macs) for size, macs in by_size.items())
-            pixels, macs = ([point[i] for point in points] for i in (0, 1))
-            ax.plot([p / 1e6 for p in pixels], [m / 1e9 for m in macs], label=key, **look)
-            linear = [macs[0] * p / pixels[0] / 1e9 for p in pixels]
-            ax.plot([p / 1e6 for p in pixels], linear, "--", color=look["color"], linewidth=0.8)
-        ax.set(xscale="log", yscale="log", xlabel="megapixels of the input", ylabel="MACs G")
-        _legend_below(figure, ax)
-    return figure
+def _hover(artist: Any, text: str) -> None:
+    """Says what appears when the artist is pointed at in the page."""
+    artist.hover = text
 
 
-def training_curves(histories: Mapping[str, Sequence[Path]]) -> Figure:
-    """Loss against step, one line an experiment (mean over its seeds).
-
-    Args:
-        histories: ``history.csv`` of every seed, by experiment.
-    """
-    with plt.rc_context(_STYLE):
-        figure, ax = plt.subplots(figsize=(8.0, 6.0))
-        for (key, paths), look in zip(histories.items(), line_styles(len(histories)), strict=True):
-            loss = pd.concat([pd.read_csv(path) for path in paths]).groupby("step")["loss"].mean()
-            ax.plot(loss.index, loss, label=key, **look)
-        ax.set(xlabel="step", yscale="log", ylabel="training loss (all terms)")
-        _legend_below(figure, ax)
-    return figure
+def _name_hovers(figure: Figure) -> dict[str, str]:
+    """Gives every artist with a hover text an id; the texts by id."""
+    found = {}
+    for number, artist in enumerate(figure.findobj(lambda artist: hasattr(artist, "hover"))):
+        artist.set_gid(f"hover-{number}")
+        found[f"hover-{number}"] = str(getattr(artist, "hover"))  # noqa: B009 (an attribute of ours)
+    return found
 
 
-def class_iou(scores: pd.DataFrame, conditions: str) -> Figure:
-    """Heat map of the IoU in per cent of every class (columns) and experiment (rows)."""
-    with plt.rc_context({**_STYLE, "axes.grid": False}):
-        size = (max(7, 0.55 * len(scores.columns) + 3), 1.5 + 0.32 * len(scores))
-        figure, axes = plt.subplots(figsize=size, layout="constrained")
-        picture = axes.imshow(scores, cmap="viridis", vmin=0, vmax=100, aspect="auto")
-        figure.colorbar(picture, label="IoU %")
-        axes.set_xticks(range(len(scores.columns)), scores.columns, rotation=90, size=8)
-        axes.set_yticks(range(len(scores)), scores.index, size=8)
-        if len(scores.columns) <= 30:
-            for (row, column), value in np.ndenumerate(scores.to_numpy()):
-                if np.isfinite(value):
-                    colour = "white" if value < 60 else "black"
-                    axes.text(column, row, f"{value:.0f}", size=7, ha="center", va="center", color=colour)
-        axes.set_title(conditions, size=9)
-    return figure
+def _with_titles(svg: str, hovers: Mapping[str, str]) -> str:
+    """An SVG with a title, which browsers show on hovering, in every group that has a text."""
 
+    def opened(group: re.Match[str]) -> str:
+        return f"<g><title>{escape(hovers[group[1]])}</title>"
 
-def boundary_iou(bands: Mapping[str, Mapping[str, float | None]]) -> Figure:
-    """mIoU inside the band around label boundaries against the band's width.
-
-    Args:
-        bands: share by width in pixels, by experiment; a name that ends in ``UNGUIDED`` is drawn
-            dashed, in the colour of the experiment that it belongs to.
-    """
-    guided = list(dict.fromkeys(key.removesuffix(UNGUIDED) for key in bands))
-    looks = dict(zip(guided, line_styles(len(guided)), strict=True))
-    with plt.rc_context(_STYLE):
-        figure, ax = plt.subplots(figsize=(8.0, 6.0))
-        for key, by_width in bands.items():
-            look = looks[key.removesuffix(UNGUIDED)]
-            style = look | {"linestyle": "--"} if key.endswith(UNGUIDED) else look
-            known = {int(width): 100 * value for width, value in by_width.items() if value is not None}
-            ax.plot(list(known), list(known.values()), label=key, **style)
-        ax.set(xlabel="width of the band, pixels", ylabel="mIoU % inside the band")
-        _legend_below(figure, ax)
-    return figure
-
-
-def predictions(kept: Sequence[Mapping[str, Path]], classes: Sequence[LabelClass]) -> Figure:
-    """Image, labels and predictions, a row for each image.
-
-    Args:
-        kept: files of each image by title: ``image`` and label maps.
-        classes: of the labels.
-    """
-    rows = [
-        {
-            title: read_image(path) if title == "image" else maps.colourise(read_labels(path), classes)
-            for title, path in row.items()
-        }
-        for row in kept
-    ]
-    return gallery(rows, classes)
-
-
-def model_maps(kept: Sequence[Mapping[str, Path]], classes: Sequence[LabelClass]) -> Figure:
-    """Image, labels, prediction and what the model computed on the way, a row for each image.
-
-    Args:
-        kept: files of each image: ``image``, ``labels``, ``prediction`` and ``maps``.
-        classes: of the labels.
-    """
-    rows: list[dict[str, Pixels]] = []
-    for row in kept:
-        labels = read_labels(row["labels"])
-        rows.append(
-            {
-                "image": read_image(row["image"]),
-                "labels": maps.colourise(labels, classes),
-                "prediction": maps.colourise(read_labels(row["prediction"]), classes),
-                **maps.pictures(load_file(row["maps"]), labels, classes),
-            }
-        )
-    return gallery(rows, classes)
-
-
-def gallery(rows: Sequence[Mapping[str, Pixels]], classes: Sequence[LabelClass]) -> Figure:
-    """Pictures in a grid, a row for each image, and the classes' colours.
-
-    Args:
-        rows: RGB pictures by title, as many in each row; a picture is stretched to the size of its
-            row's first, and a title is written where it differs from the one above.
-        classes: for the legend.
-    """
-    height, width = next(iter(rows[0].values())).shape[:2]
-    across, gap = len(rows[0]), max(2, width // 24)
-    # One picture for all: axes for each of them would take seconds to draw.
-    titles = [room_for_titles(row, above) for row, above in zip(rows, [{}, *rows], strict=False)]
-    inches = 1.9 / width  # of a pixel
-    tops = np.cumsum([round(lines * 0.13 / inches) + gap for lines in titles]) + height * np.arange(len(rows))
-    mosaic = np.full((tops[-1] + height, across * (width + gap) - gap, 3), 255, np.uint8)
-    per_line = max(3, min(10, 2 * across))
-    legend = 0.35 + 0.17 * -(-min(len(classes), 30) // per_line)
-    size = (mosaic.shape[1] * inches + 0.2, mosaic.shape[0] * inches + legend + 0.2)
-    with plt.rc_context({**_STYLE, "axes.grid": False}):
-        figure = plt.figure(figsize=size)
-        axes = figure.add_axes(
-            (0.1 / size[0], legend / size[1], 1 - 0.2 / size[0], 1 - (legend + 0.2) / size[1])
-        )
-        axes.axis("off")
-        for i, (row, top) in enumerate(zip(rows, tops, strict=True)):
-            for j, (title, picture) in enumerate(row.items()):
-                left = j * (width + gap)
-                mosaic[top : top + height, left : left + width] = stretched(picture, height, width)
-                if i == 0 or title not in rows[i - 1]:
-                    axes.text(left + width / 2, top - gap / 3, title, size=7, ha="center", va="bottom")
-        axes.imshow(mosaic, interpolation="none")
-        handles = [
-            plt.Rectangle((0, 0), 1, 1, color=np.array(c.colour) / 255, label=c.name) for c in classes[:30]
-        ]
-        figure.legend(
-            handles=handles, loc="upper center", bbox_to_anchor=(0.5, legend / size[1]), ncols=per_line,
-            fontsize=7, frameon=False,
-        )  # fmt: skip
-    return figure
-
-
-def room_for_titles(row: Mapping[str, Pixels], above: Mapping[str, Pixels]) -> int:
-    """Lines of text that the titles over a row of pictures need, where they differ from those above."""
-    return max((1 + title.count("\n") for title in row.keys() - above.keys()), default=0)
-
-
-def stretched(picture: Pixels, height: int, width: int) -> Pixels:
-    """A picture (h, w, 3) at another size, pixels repeated or left out."""
-    rows = np.arange(height) * picture.shape[0] // height
-    columns = np.arange(width) * picture.shape[1] // width
-    resized: Pixels = picture[rows[:, None], columns]
-    return resized
-
-
-def paper_colour(paper: str) -> str:
-    """The colour of a paper's points; a paper of one's own has a grey."""
-    return PAPER_COLOURS.get(paper, "#555555")
-
-
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    """A legend below the axes: a paper has up to 25 experiments, which would cover the curves."""
-    handles, labels = axes.get_legend_handles_labels()
-    lines = -(-len(handles) // 3)
-    bottom = 0.7 + 0.17 * lines
-    figure.set_size_inches(8.0, 4.6 + bottom)
-    figure.subplots_adjust(left=0.1, right=0.98, top=0.98, bottom=bottom / (4.6 + bottom))
-    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False, fontsize=8)
-
-
-def line_styles(count: int) -> list[dict[str, Any]]:
-    """Keywords of as many lines that can be told apart: ten colours, and a new marker for each ten."""
-    colours = mpl.color_sequences["tab10"]
-    return [
-        {
-            "color": colours[i % 10],
-            "marker": "osD^vPX*"[i // 10 % 8],
-            "markersize": 3.5,
-            "linewidth": 1.2,
-        }
-        for i in range(count)
-    ]
-
-
-def _name_points(axes: Axes, x: pd.Series, y: pd.Series, names: pd.Series) -> None:
-    """Writes the points' names in a column on the right, from each a line to its point.
-
-    Names beside their points would cover each other: ablations score and cost nearly the same. Call
-    it when the axes have their limits, their scales, and their size.
-    """
-    size = 6.5
-    inches = axes.get_position().height * axes.figure.get_figure(root=True).get_size_inches()[1]
-    gap = min(1.45 * size / 72 / inches, 1 / max(1, len(names)))
-    order = np.argsort(y.to_numpy(), kind="stable")
-    points = axes.transAxes.inverted().transform(axes.transData.transform(np.column_stack([x, y])))
-    # Lines of text a gap apart: the mean of pushing all up from the lowest and all down from the
-    # highest, which leaves each near its point, then back inside the axes.
-    step = gap * np.arange(len(order))
-    heights = points[order, 1]
-    up = np.maximum.accumulate(heights - step) + step
-    down = (np.minimum.accumulate((heights - step)[::-1])[::-1]) + step
-    places = np.minimum((up + down) / 2, 1 + step - step[-1])
-    places = np.maximum(places, step)
-    for i, place in zip(order, places, strict=True):
-        axes.annotate(
-            names.iloc[i], (x.iloc[i], y.iloc[i]), xytext=(1.03, place), textcoords="axes fraction",
-            fontsize=size, va="center", annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-", "linewidth": 0.35, "color": "0.55", "relpos": (0, 0.5), "shrinkA": 0,
-            },
-        )  # fmt: skip
+    return re.sub(r'<g id="(hover-\d+)">', opened, svg)

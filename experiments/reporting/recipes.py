@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from experiments.config.params import Params
 from experiments.config.recipes import Recipe
 from experiments.config.strict import StrictModel, describe
-from experiments.reporting.tables import Table
+from experiments.reporting.rendering import Table
 from experiments.running.errors import StageError
 from experiments.running.paths import PUBLISHED
 
@@ -100,7 +100,9 @@ def recipe_table(params: Params) -> Table:
         "Every setting of every recipe as params.yaml has it under no profile. S: stated in a published "
         f"abstract or review; R: read in the authors' repository; I: inferred. Sources: {sources}."
     )
-    return Table("recipes", caption, pd.DataFrame(rows))
+    return Table(
+        "recipes", caption, pd.DataFrame(rows), "Recipes beside the authors' configurations", "costs"
+    )
 
 
 def said(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -58,7 +59,10 @@ def valid_scores(params: Params) -> tuple[dict[str, dict[str, Any]], dict[str, s
 
 
 def summarise(
-    params: Params, scores: dict[str, dict[str, Any]], reasons: dict[str, str], counted: pd.DataFrame
+    params: Params,
+    scores: Mapping[str, dict[str, Any]],
+    reasons: Mapping[str, str],
+    counted: pd.DataFrame,
 ) -> pd.DataFrame:
     """The summary. Scores are in per cent, parameters in millions, multiply-accumulates in thousand millions.
 

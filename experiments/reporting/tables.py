@@ -1,380 +1,329 @@
-"""Tables for people, as Markdown, CSV and LaTeX."""
+"""Which tables there are: each paper's, their ablations, the peers', the claims, classes and costs."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from experiments.config.params import Params
-from experiments.measuring.jobs import count_details
-from experiments.reporting import captions, claim_tables, published
-from experiments.reporting.references import Reference
+from experiments.reporting import captions, claim_tables, cost_tables, published
+from experiments.reporting.evidence import Evidence, Source
+from experiments.reporting.papers import PaperPage, pages
+from experiments.reporting.recipes import recipe_table
+from experiments.reporting.rendering import Noted, Table
 
+_MOST_CLASSES = 40
+"""Of a confusion matrix that people can look at."""
 
-@dataclass(frozen=True)
-class Table:
-    """A table for people: numbers of a column have equal decimals, missing ones are empty."""
-
-    name: str
-    """File name without its ending."""
-    caption: str
-    """Where the numbers come from."""
-    rows: pd.DataFrame
+_PUBLISHED = {
+    "subsampling": "Subsampling, published",
+    "miou": "mIoU %, published",
+    "miou_ms": "mIoU % multi-scale, published",
+    "parameters": "Parameters M, published",
+    "macs": "MACs G, published",
+    "fps": "FPS, published",
+}
+"""Head of the column of each published metric."""
 
 
 def all_tables(
-    params: Params,
-    summary: pd.DataFrame,
-    complexity: pd.DataFrame,
-    speed: pd.DataFrame,
-    scores: dict[str, dict[str, Any]],
+    params: Params, evidence: Evidence, summary: pd.DataFrame, complexity: pd.DataFrame, speed: pd.DataFrame
 ) -> list[Table]:
     """Every table that there are numbers for."""
-    kept = claim_tables.all_references(params)
-    tables = [claims_table(params, kept)] if params.claims else []
-    tables += paper_tables(params, summary, kept)
+    tables = [claims_table(params, evidence)] if params.claims else []
+    stated = published.load()
+    for page in pages(params):
+        tables += paper_tables(params, evidence, summary, stated, page)
+        tables += ablation_tables(params, evidence, summary, page)
+        tables += class_comparisons(evidence, page)
+    tables += filter(None, [peers_table(params, evidence)])
     if len(complexity):
-        tables.append(complexity_table(summary, complexity))
-        tables += filter(None, [module_table(params, summary)])
+        tables.append(cost_tables.complexity_table(summary, complexity))
+        tables += filter(None, [cost_tables.module_table(params, summary)])
     if len(speed):
-        tables.append(speed_table(params, summary, speed))
-    tables += class_tables(params, scores)
-    return tables
+        tables.append(cost_tables.speed_table(params, summary, speed))
+    tables += class_tables(evidence)
+    recipes = recipe_table(params)
+    return [*tables, recipes] if len(recipes.rows) else tables
 
 
-def claims_table(params: Params, kept: Sequence[Reference]) -> Table:
-    """Every claim and its verdict, here and in each reference."""
-    rows = claim_tables.comparison(claim_tables.present_rows(params), kept, params)
-    return Table("claims", f"{captions.worth(params)} {claim_tables.METHOD}", rows)
+def claims_table(params: Params, evidence: Evidence) -> Table:
+    """Every claim and its verdict, in each reference and here."""
+    rows = claim_tables.comparison(evidence.columns, params)
+    conditions = " ".join(source.conditions for source in evidence.columns)
+    return Table("claims", f"{conditions} {claim_tables.METHOD}", rows, "Claims")
 
 
-def paper_tables(params: Params, summary: pd.DataFrame, kept: Sequence[Reference]) -> list[Table]:
-    """The papers' tables: every row that is published and every experiment that belongs there.
-
-    A reference has a column in each: its mean over its seeds, or with whom an experiment shares its scores.
-    """
-    numbers = published.wide(published.load())
-    place = ["paper", "table", "row"]
-    places = pd.concat([summary[["paper", "table"]], numbers[["paper", "table"]]]).drop_duplicates()
+def paper_tables(
+    params: Params, evidence: Evidence, summary: pd.DataFrame, stated: pd.DataFrame, page: PaperPage
+) -> list[Table]:
+    """A paper's tables: every row that is published, and every experiment that belongs there."""
+    numbers = published.wide(stated)
+    ours = summary[summary["paper"] == page.key]
+    theirs = numbers[numbers["paper"] == page.key]
+    names = dict.fromkeys([*theirs["table"], *ours["table"]])
+    # The table that the paper is known by comes first.
+    first = params.experiments[page.main].table
+    ordered = sorted(names, key=lambda name: name != first)
     tables = []
-    for paper, name in places.itertuples(index=False):
-        stated = numbers[(numbers["paper"] == paper) & (numbers["table"] == name)]
-        ours = summary[(summary["paper"] == paper) & (summary["table"] == name)]
-        rows = stated.drop(columns="source").merge(
-            ours.drop(columns=[c for c in ours if c.startswith("published_")]),
-            on=place,
-            how="outer",
-            sort=False,
-        )
-        order = [*dict.fromkeys([*stated["row"], *ours["row"]])]
-        rows = rows.sort_values("row", key=lambda column: column.map(order.index), kind="stable")
-        rows["score"] = [
-            f"as {shared}" if isinstance(shared, str) and shared else miou
-            for shared, miou in zip(rows["same_scores_as"], rows["measured_miou"], strict=True)
-        ]
-        rows["score_ms"] = [
-            _multi_scale(params, key, shared, miou)
-            for key, shared, miou in zip(
-                rows["experiment"], rows["same_scores_as"], rows["measured_miou_ms"], strict=True
-            )
-        ]
-        released = (
-            f"mIoU % released weights, measured ({captions.joined(filter(None, ours['released_split']))})"
-        )
-        for each in kept:
-            rows[f"reference {each.name}"] = [_kept_score(each, key) for key in rows["experiment"]]
-        columns = {
-            "row": "Method",
-            "experiment": "Experiment",
-            "subsampling": "Subsampling",
-            "split": "Split published",
-            "miou": "mIoU % published",
-            "miou_ms": "mIoU % published (multi-scale)",
-            "released_miou": released,
-            "released_miou_ms": f"{released} (multi-scale)",
-            "score": captions.score_column(params),
-            "measured_miou_std": "± over seeds",
-            "score_ms": f"{captions.score_column(params)} (multi-scale)",
-            **{f"reference {each.name}": f"mIoU % {each.where}" for each in kept},
-            "parameters": "Parameters M published",
-            "measured_parameters_m": "Parameters M counted",
-            "macs": "MACs G published",
-            "measured_macs_g": "MACs G counted",
-            "fps": "FPS published",
-        }
-        shown = rows.reindex(columns=list(columns)).dropna(axis="columns", how="all").rename(columns=columns)
-        unreleased = ours[ours["released_not_shown_because"] != ""]
-        sources = "; ".join(dict.fromkeys(stated["source"]))
-        without = ours[ours["not_measured_because"] != ""]
-        caption = [
-            f"{paper}: {name}.",
-            f"Published: {sources}." if sources else "",
-            captions.worth(params),
-            captions.missing(zip(without["experiment"], without["not_measured_because"], strict=True)),
-            captions.missing(
-                zip(unreleased["experiment"], unreleased["released_not_shown_because"], strict=True)
-            ),
-        ]
-        tables.append(Table(f"{paper}-{name}", " ".join(filter(None, caption)), shown))
+    for name in ordered:
+        also = {key: row for table, row, key in page.rows if table == name}
+        elsewhere = summary[summary["experiment"].isin(list(also))].copy()
+        elsewhere["row"] = elsewhere["experiment"].map(also)
+        mirrored = pd.concat([ours[ours["table"] == name], elsewhere])
+        tables.append(_paper_table(params, evidence, name, mirrored, stated, page))
     return tables
 
 
-def _multi_scale(params: Params, key: Any, shared: Any, miou: float) -> Any:
-    """The cell of this run's multi-scale score; empty for a row whose recipe states no such protocol."""
-    if not isinstance(key, str) or params.run(key).recipe.multi_scale is None:
-        return None
-    if isinstance(shared, str) and shared:
-        return f"as {shared}"
-    return miou if pd.notna(miou) else "not measured here"
-
-
-def _kept_score(reference: Reference, key: Any) -> float | str | None:
-    """Per cent, or the name of the experiment that has the score; ``None`` if it was not measured."""
-    found = reference.found.scores.get(key)
-    if found is None:
-        return None
-    shared = found["same_scores_as"]
-    return f"as {shared}" if shared else round(100 * found["miou"], 2)
-
-
-def complexity_table(summary: pd.DataFrame, complexity: pd.DataFrame) -> Table:
-    """Parameters and multiply-accumulates of all experiments at the papers' scale."""
-    counted = summary[summary["experiment"].isin(complexity.index)]
-    counts = complexity.loc[counted["experiment"]].reset_index()
-    counted = counted.reset_index(drop=True)
-    rows = pd.DataFrame({
-        "Experiment": counts["experiment"],
-        "Backbone": counts["backbone"].fillna(""),
-        "Input": sizes(counts["height"], counts["width"]),
-        "Classes": counts["num_classes"],
-        "Parameters M": counts["parameters"] / 1e6,
-        "Parameters M published": counted["published_parameters_m"],
-        "MACs G": counts["macs"] / 1e9,
-        "MACs G (second counter)": counts["macs_check"] / 1e9,
-        "MACs G as published": counts["macs_as_published"] / 1e9,
-        "MACs G published": counted["published_macs_g"],
-        "Deviation %": 100 * (counts["macs"] / 1e9 / counted["published_macs_g"] - 1),
-        "Sampling G": counts["sampling_macs"] / 1e9,
-        "Activations M": counts["activations"] / 1e6,
-        "Weights MiB": counts["parameter_mb"],
-    }).dropna(axis="columns", how="all")  # fmt: skip
-    notes = counts[counts["as_published"] != ""].groupby("as_published")["experiment"]
-    differs = "; ".join(f"{captions.joined(keys)}: {note}" for note, keys in notes)
-    return Table(
-        "complexity",
-        "Counted on the papers' own networks and input sizes, whatever the profile. MACs: "
-        "multiply-accumulates of convolutions, deformable ones too, matrix products and attention of one "
-        "image; one is two FLOPs. Sampling: multiply-adds of bilinear sampling at predicted places, not in "
-        "the MACs. results/complexity.csv names what is in neither, with an estimate. Activations: values "
-        "that the counted operators put out. As published: the same network with its operations in the "
-        f"published order{f' ({differs})' if differs else ''}. SPGNet's decoder widths were chosen so that "
-        "both published counts fit: their agreement confirms nothing.",
-        rows,
-    )
-
-
-def module_table(params: Params, summary: pd.DataFrame) -> Table | None:
-    """Where the multiply-accumulates of each paper's main experiment go."""
+def _paper_table(
+    params: Params, evidence: Evidence, name: str, ours: pd.DataFrame, stated: pd.DataFrame, page: PaperPage
+) -> Table:
+    here = stated[(stated["paper"] == page.key) & (stated["table"] == name)]
+    metrics = [metric for metric in _PUBLISHED if metric in set(here["metric"])]
+    cells = {
+        (row["row"], row["metric"]): Noted(_plain(row["metric"], row["value"]), _source(row))
+        for row in here.to_dict("records")
+    }
     rows = []
-    for key in main_experiments(summary):
-        details = count_details(params, key)
-        if details is None:
-            continue
-        total = details["modules"][""]
-        rows += [
-            {
-                "Experiment": key,
-                "Module": name or "(all)",
-                "MACs G": macs / 1e9,
-                "Share %": 100 * macs / total,
+    for row in dict.fromkeys([*here["row"], *ours["row"]]):
+        mirrors = ours[ours["row"] == row].to_dict("records")
+        for own in mirrors or [{}]:
+            key = str(own.get("experiment", ""))
+            line: dict[str, Any] = {
+                "Method": row,
+                "Experiment": key or Noted(None, "not built by this suite"),
             }
-            for name, macs in details["modules"].items()
-            if name.count(".") < 2 and macs >= total / 100
-        ]
-    if not rows:
-        return None
+            if key:
+                line["Crop"] = captions.size(params.run(key).paper_recipe.crop)
+            for metric in metrics:
+                line[_PUBLISHED[metric]] = cells.get(
+                    (row, metric), Noted(None, "published nowhere that this suite could read")
+                )
+            rows.append(line | _measured(params, evidence, own))
     caption = (
-        "Multiply-accumulates of each module with at least 1 % of the network's, down to the second level, "
-        "for the largest experiment of each paper that mirrors a published row. A module's number includes "
-        "its parts'."
+        f"{page.title}, {name}. Published: what the paper or its authors' repository states, on the papers' "
+        f"own data. {' '.join(source.conditions for source in evidence.columns)} Counted: the paper's own "
+        "network at the paper's input size."
     )
-    return Table("complexity-modules", caption, pd.DataFrame(rows))
+    frame = pd.DataFrame(rows)
+    return Table(f"{page.key}-{name}", caption, _filled(frame), f"{page.title}: {name}", page.key)
 
 
-def main_experiments(summary: pd.DataFrame) -> list[str]:
-    """The largest of each paper's experiments that mirror a published row."""
-    published_rows = summary[(summary["published_source"] != "") & summary["measured_macs_g"].notna()]
-    largest = published_rows.sort_values("measured_macs_g").drop_duplicates("paper", keep="last")
-    return [key for key in summary["experiment"] if key in set(largest["experiment"])]
+def _measured(params: Params, evidence: Evidence, own: Mapping[Any, Any]) -> dict[str, Any]:
+    """Measured and counted cells of a row of a paper's table; none of a row that no experiment mirrors."""
+    if not own:
+        return {}
+    key = own["experiment"]
+    line: dict[str, Any] = {}
+    reason = own["released_not_shown_because"]
+    split = own["released_split"]
+    for name, kind in (("released_miou", ""), ("released_miou_ms", " multi-scale")):
+        head = f"mIoU %{kind}, released weights measured"
+        if pd.notna(own[name]):
+            line[head] = Noted(own[name], f"one checkpoint, scored on {split}: no interval over seeds")
+        elif reason and not kind:
+            line[head] = Noted(None, reason)
+    for source in evidence.columns:
+        line |= score_cells(source, key)
+        scores = source.own(key)
+        if scores is not None and scores.get("miou_ms") is not None:
+            line[f"mIoU % multi-scale, {source.title}"] = 100 * scores["miou_ms"]
+        elif source.kind == "run" and params.run(key).recipe.multi_scale is not None:
+            line[f"mIoU % multi-scale, {source.title}"] = Noted(None, "not measured by this profile")
+    line["Parameters M, counted"] = own["measured_parameters_m"]
+    line["MACs G, counted"] = own["measured_macs_g"]
+    return line
 
 
-def speed_table(params: Params, summary: pd.DataFrame, speed: pd.DataFrame) -> Table:
-    """Inference times on the device at hand; beside published ones only ratios between methods, on a CPU."""
-    stated = summary.set_index("experiment")["published_fps"]
-    on_gpu = bool(speed["peak_memory_mb"].notna().any())
-    ratios = fps_ratios(summary, speed)
-    rows = pd.DataFrame({
-        "Experiment": speed["experiment"],
-        "Precision": speed["precision"],
-        "Mode": speed["mode"],
-        "Batch": speed["batch"],
-        "Input": sizes(speed["height"], speed["width"]),
-        "End to end": ["yes" if whole else "" for whole in speed["end_to_end"]],
-        "Latency ms (median)": digits(speed["latency_ms_median"]),
-        "Median's 95 % interval": [
-            "" if pd.isna(low) else f"{low:g} to {high:g}"
-            for low, high in zip(speed["latency_ms_low"], speed["latency_ms_high"], strict=True)
-        ],
-        "Latency ms (95 %)": digits(speed["latency_ms_p95"]),
-        "FPS": digits(speed["fps"]),
-        "FPS published": speed["experiment"].map(stated) if on_gpu else None,
-        "Times the reference": ratios["measured"],
-        "Times the reference, published": ratios["published"],
-        "Peak memory MiB": speed["peak_memory_mb"],
-        "Of compute limit %": 100 * speed["compute_share"].astype(float),
-        "Of bandwidth limit %": 100 * speed["bandwidth_share"].astype(float),
-        "Launch-bound": [
-            {True: "yes", False: "no"}.get(bound, "") for bound in speed["launch_bound"]
-        ],
-        "Note": speed["note"],
-    }).replace("", None).dropna(axis="columns", how="all").fillna({"End to end": "no"})  # fmt: skip
-    size = params.active.speed.size
-    reduced = f", inputs reduced to {size[0]} x {size[1]}" if size else ""
-    kind = "a GPU" if on_gpu else "a CPU"
-    repetitions = captions.joined(str(r) for r in speed["repetitions"])
-    references = captions.joined(ratios["reference"].dropna())
-    return Table(
-        "speed",
-        f"On {kind}{reduced}: the papers' own networks on {captions.joined(speed['device'])}, "
-        f"{repetitions} repetitions, profile '{params.profile}', without deterministic kernels. "
-        + ("Published FPS are of the papers' own devices. " if on_gpu else "")
-        + (
-            f"Times the reference: FPS divided by {references}'s, here and as published. "
-            if references
-            else ""
-        )
-        + "Digits are those that the interval allows.",
-        rows,
-    )
+def score_cells(source: Source, key: str) -> dict[str, Any]:
+    """An experiment's mIoU in a source and its interval, or why there is none."""
+    head = f"mIoU %, {source.title}" + (" (check)" if source.kind == "check" else "")
+    found = source.miou(key)
+    if found is None:
+        return {head: Noted(None, source.missing(key))}
+    cells: dict[str, Any] = {head: found.mean}
+    if found.interval:
+        cells[f"95 % over seeds, {source.title}"] = found.interval
+    return cells
 
 
-def fps_ratios(summary: pd.DataFrame, speed: pd.DataFrame) -> pd.DataFrame:
-    """FPS in relation to another method's, measured and published: what two devices can be compared by.
-
-    The reference of an experiment is the first of its paper's with a published FPS, timed in the same way.
-    Rows are ``speed``'s, with ``reference``, ``measured`` and ``published``.
-    """
-    known = summary[summary["published_fps"].notna()]
+def ablation_tables(
+    params: Params, evidence: Evidence, summary: pd.DataFrame, page: PaperPage
+) -> list[Table]:
+    """Differences of a paper's ablations to their baselines."""
+    counted = summary.set_index("experiment")[["measured_parameters_m", "measured_macs_g"]].astype(float)
     rows = []
-    way = ["precision", "mode", "batch", "end_to_end", "height", "width"]
-    for timing in speed.to_dict("records"):
-        paper = summary.loc[summary["experiment"] == timing["experiment"], "paper"].iloc[0]
-        published_here = known[known["paper"] == paper].set_index("experiment")["published_fps"]
-        row: dict[str, Any] = {"reference": None, "measured": None, "published": None}
-        if len(published_here) and timing["fps"] == timing["fps"] and timing["fps"] is not None:
-            reference = published_here.index[0]
-            same = speed["experiment"] == reference
-            for column in way:
-                same &= speed[column] == timing[column]
-            of_reference = speed.loc[same, "fps"].dropna()
-            if len(of_reference):
-                stated = published_here.get(timing["experiment"])
-                row = {
-                    "reference": reference,
-                    "measured": timing["fps"] / of_reference.iloc[0],
-                    "published": None if stated is None else stated / published_here.iloc[0],
-                }
-        rows.append(row)
-    return pd.DataFrame(rows, index=speed.index)
+    for ablation in page.ablations:
+        for key, baseline in ablation.rows:
+            line: dict[str, Any] = {
+                "Group": ablation.title,
+                "Ablation": params.experiments[key].row,
+                "Experiment": key,
+                "Beside": baseline,
+            }
+            for source in evidence.columns:
+                line |= _difference_cells(source, key, baseline)
+            for column, head in (("measured_parameters_m", "Parameters M"), ("measured_macs_g", "MACs G")):
+                more = float(counted[column][key]) - float(counted[column][baseline])
+                line[f"{head}, difference"] = f"{more:+.2f}" if math.isfinite(more) else None
+            rows.append(line)
+    if not rows:
+        return []
+    caption = (
+        f"{page.title}: difference in mIoU, points, of each ablation to the experiment beside it, paired by "
+        "seed. The interval is over seeds alone; a verdict takes images into account too. Parameters and "
+        f"MACs: of the papers' own networks. {' '.join(source.conditions for source in evidence.columns)}"
+    )
+    title = f"{page.title}: ablations, as differences"
+    return [Table(f"{page.key}-ablations", caption, _filled(pd.DataFrame(rows)), title, page.key)]
 
 
-def digits(column: pd.Series) -> list[str]:
-    """Numbers with their own digits: what an interval did not allow is not filled up with zeros."""
-    return ["" if pd.isna(value) else f"{value:g}" for value in column]
+def _difference_cells(source: Source, key: str, baseline: str) -> dict[str, Any]:
+    head = f"Difference, {source.title}" + (" (check)" if source.kind == "check" else "")
+    found = source.difference(key, baseline)
+    if found is None:
+        shared = source.shared(key, baseline)
+        reason = "both are one and the same here" if shared else _why_not(source, key, baseline)
+        return {head: Noted(None, reason)}
+    cells: dict[str, Any] = {head: f"{found.mean:+.2f}"}
+    if found.low is not None:
+        cells[f"95 % over seeds, {source.title}"] = found.signed_interval
+    if source.kind != "check":
+        row = source.verdict(key, baseline)
+        cells[f"Verdict, {source.title}"] = (
+            row["verdict"] if row else Noted(None, "no claim compares the two")
+        )
+    return cells
 
 
-def class_tables(params: Params, scores: dict[str, dict[str, Any]]) -> list[Table]:
-    """IoU of each class, a table for each data set that was scored."""
-    by_dataset: dict[str, dict[str, pd.Series]] = {}
-    for key, found in scores.items():
-        if not found["same_scores_as"]:
-            by_dataset.setdefault(found["dataset"], {})[key] = class_iou(found)
-    tables = []
-    for dataset, columns in by_dataset.items():
-        rows = pd.DataFrame(columns).T.rename_axis("Experiment").reset_index()
+def _why_not(source: Source, *keys: str) -> str:
+    for key in keys:
+        if key not in source.found.scores:
+            return f"{key}: {source.missing(key)}"
+    return "other seeds, or nothing to measure"
+
+
+def class_comparisons(evidence: Evidence, page: PaperPage) -> list[Table]:
+    """IoU of each class of two experiments side by side, and the confusion matrices of both."""
+    ours, theirs = page.classes or (page.model, page.baseline)
+    for source in evidence.preferred:
+        sides = [source.found.scores.get(key) for key in (ours, theirs)]
+        if sides[0] is None or sides[1] is None or source.shared(ours, theirs):
+            continue
+        first, second = sides[0], sides[1]
+        means = [class_iou(scores) for scores in (first, second)]
+        rows = pd.DataFrame({
+            "Class": list(means[0].index),
+            ours: means[0].to_list(),
+            theirs: means[1].reindex(means[0].index).to_list(),
+            "Difference": [
+                "" if pd.isna(value) else f"{value:+.2f}"
+                for value in means[0] - means[1].reindex(means[0].index)
+            ],
+        })  # fmt: skip
         caption = (
-            f"IoU % of each class of {dataset}, mean over the seeds. {captions.worth(params)} "
+            f"IoU % of each class of {first['dataset']}, mean over the seeds. {source.conditions} "
             "Empty: the class is neither in the labels nor in the predictions."
         )
-        tables.append(Table(f"class-iou-{dataset}", caption, rows))
+        title = f"{page.title}: IoU of each class"
+        tables = [Table(f"{page.key}-classes", caption, rows, title, page.key)]
+        for key in (ours, theirs):
+            tables += confusion_table(evidence, page, key, list(means[0].index))
+        return tables
+    return []
+
+
+def confusion_table(evidence: Evidence, page: PaperPage, key: str, classes: list[str]) -> list[Table]:
+    """Where the pixels of each class went, over the split and all seeds; nothing where it was not kept."""
+    if len(classes) > _MOST_CLASSES:
+        return []
+    for source in evidence.preferred:
+        scores = source.found.scores.get(key)
+        if scores is None or not all("confusion" in seed for seed in scores["seeds"]):
+            continue
+        total = np.sum([seed["confusion"] for seed in scores["seeds"]], axis=0)
+        shares = 100 * total / np.maximum(total.sum(axis=1, keepdims=True), 1)
+        rows = pd.DataFrame(shares, columns=classes).map(lambda value: f"{value:.1f}")
+        rows.insert(0, "Class", classes)
+        caption = (
+            f"Of the pixels of the class at the left, the share in per cent that {key} takes for the class "
+            f"at the top, over the split and all seeds. {source.conditions}"
+        )
+        title = f"{page.title}: confusion of {key}"
+        return [Table(f"{page.key}-confusion-{key}", caption, rows, title, page.key, shaded=True)]
+    return []
+
+
+def peers_table(params: Params, evidence: Evidence) -> Table | None:
+    """The papers' main experiments and the systems that they compare with, trained under one profile."""
+    found = pages(params)
+    keys = dict.fromkeys(
+        [key for page in found for key in (page.main, page.model, page.baseline, *page.peers)]
+    )
+    rows = [
+        {
+            "System": params.experiments[key].row,
+            "Experiment": key,
+            "Paper": params.experiments[key].paper,
+            "Recipe": params.experiments[key].recipe,
+            **{k: v for source in evidence.columns for k, v in score_cells(source, key).items()},
+        }
+        for key in keys
+        if key
+    ]
+    if not any(page.peers for page in found):
+        return None
+    caption = (
+        "All under one profile: the same data, steps, batch, crop and rate by optimizer, where the profile "
+        "sets them, and otherwise what the recipe says; no paper has this comparison. "
+        f"{' '.join(source.conditions for source in evidence.columns)}"
+    )
+    return Table("peers", caption, _filled(pd.DataFrame(rows)), "At an equal recipe", "across")
+
+
+def class_tables(evidence: Evidence) -> list[Table]:
+    """IoU of each class of every experiment, a table for each source and data set."""
+    tables = []
+    for source in evidence.columns:
+        by_dataset: dict[str, dict[str, pd.Series]] = {}
+        for key, found in source.found.scores.items():
+            if not found["same_scores_as"]:
+                by_dataset.setdefault(found["dataset"], {})[key] = class_iou(found)
+        for dataset, columns in by_dataset.items():
+            rows = pd.DataFrame(columns).T.rename_axis("Experiment").reset_index()
+            caption = (
+                f"IoU % of each class of {dataset}, mean over the seeds. {source.conditions} "
+                "Empty: the class is neither in the labels nor in the predictions."
+            )
+            reference = source.kind == "reference"
+            name = f"class-iou-{source.name}-{dataset}" if reference else f"class-iou-{dataset}"
+            title = f"IoU of each class: {source.title}, {dataset}"
+            place = "check" if source.kind == "check" else "across"
+            tables.append(Table(name, caption, rows, title, place, shaded=True))
     return tables
 
 
-def class_iou(scores: dict[str, Any]) -> pd.Series:
+def class_iou(scores: Mapping[str, Any]) -> pd.Series:
     """Per cent by class, mean over the seeds."""
     return 100 * pd.DataFrame([seed["class_iou"] for seed in scores["seeds"]]).astype(float).mean()
 
 
-def render(table: Table) -> dict[str, str]:
-    """The table's text in each format, by file ending."""
-    text = pd.DataFrame({column: cells(table.rows[column]) for column in table.rows})
-    markdown = text.map(escape_markdown).rename(columns=escape_markdown)
-    latex = text.map(escape_latex).rename(columns=escape_latex)
-    caption = escape_markdown(table.caption)
-    return {
-        "csv": text.to_csv(index=False, lineterminator="\n"),
-        "md": f"{markdown.to_markdown(index=False, disable_numparse=True)}\n\n{caption}\n",
-        "tex": latex.to_latex(
-            index=False,
-            caption=escape_latex(table.caption),
-            label=f"tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}",
-            escape=False,
-        ),
-    }
+def _plain(metric: str, value: float) -> float | int:
+    """A subsampling is a whole number."""
+    return int(value) if metric == "subsampling" else value
 
 
-def cells(column: pd.Series) -> list[str]:
-    """The texts of a column: its numbers with equal decimals, as many as the smallest needs to be seen."""
-    numbers = [float(v) for v in column if isinstance(v, float) and math.isfinite(v)]
-    decimals = _decimals(numbers)
-    return [_cell(value, decimals) for value in column]
+def _source(row: Mapping[Any, Any]) -> str:
+    split = f", {row['split']}" if row["split"] else ""
+    return f"{row['source']}{split} ({row['mark']})"
 
 
-def _decimals(numbers: Iterable[float]) -> int:
-    """Two, or as many as the smallest number needs for two digits that count, at most six."""
-    small = [abs(n) for n in numbers if n]
-    if not small:
-        return 2
-    return max(2, min(6, 1 - math.floor(math.log10(min(small)))))
-
-
-def _cell(value: Any, decimals: int) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
-
-
-def sizes(heights: pd.Series, widths: pd.Series) -> list[str]:
-    """Heights and widths as ``512 x 1024``."""
-    return [f"{height} x {width}" for height, width in zip(heights, widths, strict=True)]
-
-
-def escape_markdown(text: str) -> str:
-    """Text that stays in its cell and is no HTML, which Markdown would let through."""
-    return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-
-def escape_latex(text: str) -> str:
-    """Text that means itself in LaTeX."""
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-    }
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in str(text))
+def _filled(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without columns that hold nothing; a cell that is still empty says that it does not apply."""
+    kept = frame.dropna(axis="columns", how="all").astype(object)
+    empty = Noted(None, "nothing to show for this row")
+    return kept.map(lambda value: value if isinstance(value, Noted) or pd.notna(value) else empty)

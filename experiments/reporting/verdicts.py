@@ -132,6 +132,14 @@ def is_current(params: Params, found: Measurements) -> bool:
     return params.paths.claims.is_file() and kept == {"digest": digest(params, found)}
 
 
+def present_rows(params: Params, found: Measurements) -> list[dict[str, str]]:
+    """The rows of this run's ``claims.csv``; none if it belongs to other settings or is not there."""
+    if not is_current(params, found):
+        return []
+    table = storage.read_csv(params.paths.claims, set(), "", dtype=str, keep_default_na=False)
+    return [{str(name): str(value) for name, value in row.items()} for row in table.to_dict("records")]
+
+
 def digest(params: Params, found: Measurements) -> str:
     """Digest of all that verdicts are a function of."""
     named = {side.experiment for claim in params.claims.values() for side in claim.sides().values()}
