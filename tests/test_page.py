@@ -106,8 +106,6 @@ class TestInTheBrowser:
     def test_it_loads_without_an_error_or_a_request(self, page: Any, said: list[str], folder: Path) -> None:
         assert page.title() == "Scene parsing: four papers measured"
         assert outside(said, folder) == []
-        started = page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
-        assert started < 2000
 
     def test_every_link_of_the_page_leads_somewhere(self, page: Any, folder: Path) -> None:
         links = page.eval_on_selector_all("a[href]", "found => found.map(a => a.getAttribute('href'))")
