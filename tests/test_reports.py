@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import ROOT, Workspace
 from matplotlib.text import Text
+from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 import models
@@ -305,6 +306,16 @@ class TestComplexity:
         assert any("batch_norm" in name for name in counted.uncounted)
         assert sum(counted.uncounted_macs.values()) == 10 * 20 * 8  # a scale and a shift for each value
         assert counting.count_parameters(network) == 3 * 8 * 9 + 8 + 8 + 8
+
+    def test_the_estimate_of_an_embedding_bag_is_of_every_row_that_it_adds(self) -> None:
+        class Bag(torch.nn.Module):
+            def forward(self, image: torch.Tensor) -> torch.Tensor:
+                table = image[0, 0, :, :3]  # (10, 3)
+                indices = torch.zeros(4, 6, dtype=torch.long, device=image.device)
+                return F.embedding_bag(indices, table, mode="sum")
+
+        counted = counters.count_operators(Bag(), (10, 20))
+        assert sum(counted.uncounted_macs.values()) == 4 * 6 * 3
 
     def test_counts_attention_on_meta_tensors(self) -> None:
         class Attention(torch.nn.Module):

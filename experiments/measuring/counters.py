@@ -120,7 +120,7 @@ class _Operators(TorchDispatchMode):
         packet = func.overloadpacket
         name = packet.__name__
         out = result[0] if isinstance(result, tuple | list) and result else result
-        takes_tensors = any(isinstance(a, Tensor) or (isinstance(a, list) and a) for a in args)
+        takes_tensors = any(isinstance(a, Tensor) or _holds_tensors(a) for a in args)
         if packet in flop_registry or packet in FORMULAS:
             self.activations += out.numel()
             if packet is _DEFORMABLE:
@@ -131,9 +131,15 @@ class _Operators(TorchDispatchMode):
             self.sampling += out.numel() * 2 ** (out.ndim - 2) * is_bilinear
         elif takes_tensors and not (torch.Tag.pointwise in func.tags or func.is_view or name in _MOVES_DATA):
             values = max([out.numel(), *(a.numel() for a in args if isinstance(a, Tensor))])
+            if name.startswith("_embedding_bag"):  # adds up a row of its table for each index
+                values = args[1].numel() * args[0].shape[1]
             self.uncounted[name] += 1
             self.uncounted_macs[name] += _PER_VALUE.get(name, 1) * values
         return result
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(each, Tensor) for each in value)
 
 
 def count_calls(network: nn.Module, size: tuple[int, int]) -> int:
