@@ -124,7 +124,7 @@ def _measured(params: Params, evidence: Evidence, own: Mapping[Any, Any]) -> dic
     for name, kind in (("released_miou", ""), ("released_miou_ms", " multi-scale")):
         head = f"mIoU %{kind}, released weights measured"
         if pd.notna(own[name]):
-            line[head] = Noted(own[name], f"one checkpoint, scored on {split}: no interval over seeds")
+            line[f"{head} ({split})"] = Noted(own[name], "one checkpoint: no interval over seeds")
         elif reason and not kind:
             line[head] = Noted(None, reason)
     for source in evidence.columns:
