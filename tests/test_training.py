@@ -85,14 +85,18 @@ class TestWeightAverage:
     def network() -> torch.nn.Sequential:
         return torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2))
 
+    @staticmethod
+    def take_step(model: torch.nn.Module) -> None:
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter)
+
     def test_it_is_the_mean_of_the_weights_after_the_last_steps(self) -> None:
         model = self.network()
         average = WeightAverage(model, recipe(steps=8, average_last=0.5))
         seen = []
         for step in range(8):
             model(torch.randn(4, 3, 2, 2))  # moves the statistics of batch norm
-            with torch.no_grad():
-                model[0].weight.copy_(torch.randn(2, 3, 1, 1))
+            self.take_step(model)
             average.add(step)
             seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         average.give_to_model()
@@ -116,8 +120,7 @@ class TestWeightAverage:
         model, interrupted = self.network(), self.network()
         whole, first, second = (WeightAverage(m, plan) for m in (model, model, interrupted))
         for step in range(6):
-            with torch.no_grad():
-                model[0].weight.copy_(torch.randn(2, 3, 1, 1))
+            self.take_step(model)
             whole.add(step)
             if step < 3:
                 first.add(step)
