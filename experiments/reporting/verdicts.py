@@ -197,6 +197,7 @@ class _Bench:
         self._resampled: dict[tuple[str, str, str, str], tuple[Floats, Floats]] = {}
         self._weights: dict[int, Any] = {}
         self._first: dict[str, list[str]] = {}
+        self._compared: dict[str, Claim] = {}
 
     def effect(self, claim: Claim) -> Effect:
         """Tests a claim about scores.
@@ -217,6 +218,12 @@ class _Bench:
             trainings = [[seed["training"] for seed in found["seeds"]] for found in scores]
             if trainings[0] == trainings[1]:
                 raise NotMeasuredError("both sides are one training under this profile")
+            # Else one comparison would be tested, and shown, under two sentences of which it is one's.
+            views = [better.view, worse.view]
+            said = digests.of_value([trainings, views, str(claim.metric), claim.threshold])
+            first = self._compared.setdefault(said, claim)
+            if first is not claim:
+                raise NotMeasuredError(f"the same trainings as of '{first.says}' under this profile")
         seeds = [seed["seed"] for seed in scores[0]["seeds"]]
         if len(seeds) < statistics.FEWEST_SEEDS:
             given = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
