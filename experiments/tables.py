@@ -17,7 +17,7 @@ from typing import Any
 from experiments.config.params import Params, load_params
 from experiments.reporting import captions, measurements
 from experiments.reporting.evidence import gather
-from experiments.reporting.rendering import TEXTS, lay_out, render
+from experiments.reporting.rendering import NAMES, lay_out, render
 from experiments.reporting.summary import complexity, speed, summarise
 from experiments.reporting.tables import all_tables
 from experiments.running import command, jobs, paths, storage
@@ -37,8 +37,10 @@ def main() -> None:
         for table in tables:
             for ending, text in render(table).items():
                 (folder / f"{table.name}.{ending}").write_text(text, encoding="utf-8", newline="\n")
-        texts = json.dumps([table.as_json() for table in tables], ensure_ascii=False)
-        (folder / TEXTS.name).write_text(texts + "\n", encoding="utf-8")
+            texts = json.dumps(table.as_json(), ensure_ascii=False)
+            (folder / f"{table.name}.json").write_text(texts + "\n", encoding="utf-8")
+        names = json.dumps([table.name for table in tables], indent=1)
+        (folder / NAMES.name).write_text(names + "\n", encoding="utf-8")
     scored = jobs.count(len(found.scores), "experiment")
     print(f"tables: {jobs.count(len(tables), 'table')}, {scored} with scores")
     for problem in evidence.problems:

@@ -18,12 +18,6 @@ def measured_on(params: Params, split: str = "val") -> str:
     return f"{params.profile}: {data} {split}" if data else f"{params.profile}: {split}"
 
 
-def score_column(params: Params) -> str:
-    """Head of the column of this run's mIoU."""
-    kind = "check" if params.active.scores == "check" else "measured"
-    return f"mIoU % {kind} ({measured_on(params)})"
-
-
 def worth(params: Params) -> str:
     """What this run's scores are, and what they may be used for."""
     profile = params.active

@@ -1,4 +1,4 @@
-"""The claims as a table, and their effects as figures: of the references, and of this run."""
+"""The claims as a table: of the references, and of this run."""
 
 from __future__ import annotations
 
@@ -34,19 +34,10 @@ def comparison(sources: Sequence[Source], params: Params) -> pd.DataFrame:
                 shown[f"Effect, {source.title}"] = f"{effect(row)} {row['unit']}"
                 if row["low"]:
                     shown[f"95 %, {source.title}"] = interval(row)
+                    shown[f"95 % over seeds, {source.title}"] = interval(row, "seeds_")
+                    shown[f"95 % over images, {source.title}"] = interval(row, "images_")
         table.append(shown | {"Source": claim.source})
     return pd.DataFrame(table).dropna(axis="columns", how="all").astype(object).fillna("")
-
-
-def effects(rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
-    """The claims about scores that were measured, with numbers: what the figure draws."""
-    columns = [
-        "claim", "paper", "says", "difference", "margin", "low", "high", "seeds_low", "seeds_high",
-        "images_low", "images_high", "verdict",
-    ]  # fmt: skip
-    measured = [{name: row[name] for name in columns} for row in rows if row["low"]]
-    numbers = dict.fromkeys(columns[3:-1], float)
-    return pd.DataFrame(measured, columns=columns).astype(numbers)
 
 
 def verdict(row: Mapping[str, str] | None) -> Any:
@@ -64,6 +55,6 @@ def effect(row: Mapping[str, str]) -> str:
     return f"{float(row['difference']):{sign}.2f}"
 
 
-def interval(row: Mapping[str, str]) -> str:
-    """The 95 % interval of a claim about scores."""
-    return f"[{float(row['low']):+.2f}, {float(row['high']):+.2f}]"
+def interval(row: Mapping[str, str], of: str = "") -> str:
+    """A 95 % interval of a claim about scores: the whole of all, or that over ``seeds_`` or ``images_``."""
+    return f"[{float(row[f'{of}low']):+.2f}, {float(row[f'{of}high']):+.2f}]"

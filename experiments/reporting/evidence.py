@@ -9,14 +9,12 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
-from scipy import special
-
 from experiments.config.params import Params
 from experiments.reporting import captions, references, verdicts
 from experiments.reporting.measurements import Measurements
 from experiments.reporting.references import Reference
 from experiments.running.errors import ExpectedError
-from experiments.scoring.statistics import FEWEST_SEEDS, LEVEL
+from experiments.scoring.statistics import FEWEST_SEEDS, interval
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = fmean(values)
     if len(values) < 2:
         return Estimate(mean, None, None, len(values))
-    half = -float(special.stdtrit(len(values) - 1, LEVEL / 2)) * stdev(values) / math.sqrt(len(values))
-    return Estimate(mean, mean - half, mean + half, len(values))
+    within = interval(mean, stdev(values) / math.sqrt(len(values)), len(values) - 1)
+    return Estimate(mean, within.low, within.high, len(values))
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,8 @@ def intervals(
             ax.set_title(" ")  # keeps the room; the title itself starts at the figure's edge
     axes[-1, 0].set_xlabel(label)
     _limit(axes[-1, 0], pd.concat([rows for *_, rows in groups]), zero)
+    for ax, (_, colour, rows) in zip(axes[:, 0], groups, strict=True):
+        _mark_cut(ax, rows, colour)
     handles = [
         Line2D([], [], linestyle="", marker=marker, color=colour, label=name)
         for name, (colour, marker) in used.items()
@@ -142,6 +144,18 @@ def _limit(ax: Axes, rows: pd.DataFrame, zero: bool) -> None:
     low, high = max(ends.min(), -most), min(ends.max(), most)
     room = 0.05 * (high - low)
     ax.set_xlim(min(low, 0) - room, max(high, 0) + room)
+
+
+def _mark_cut(ax: Axes, rows: pd.DataFrame, colour: str) -> None:
+    """An arrow at the picture's edge for every interval that goes on beyond it."""
+    left, right = ax.get_xlim()
+    for place, row in enumerate(rows.to_dict("records")):
+        own = colour or VERDICTS.get(row["verdict"], VERDICTS[""])[0]
+        for end, marker, is_cut in (
+            (left, "<", row["low"] < left), (right, ">", row["high"] > right),
+        ):  # fmt: skip
+            if is_cut:
+                ax.plot(end, place, marker=marker, color=own, markersize=7, clip_on=False)
 
 
 def score_against_cost(points: pd.DataFrame, label: str, front: bool) -> Figure:

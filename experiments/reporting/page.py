@@ -21,8 +21,9 @@ from experiments.reporting.drawing import Drawing, Measured
 from experiments.reporting.evidence import Evidence, Source
 from experiments.reporting.papers import PaperPage
 from experiments.reporting.pictures import Gallery
-from experiments.reporting.rendering import TEXTS
+from experiments.reporting.rendering import NAMES
 from experiments.reporting.sections import placed
+from experiments.running import paths
 from experiments.running.storage import StorageError, read_json, read_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -88,14 +89,18 @@ def read_tables() -> list[dict[str, Any]]:
     Raises:
         StorageError: they are missing or broken.
     """
-    tables = read_json(TEXTS, _REMEDY)
+    names = read_json(NAMES, _REMEDY)
+    if not (isinstance(names, list) and all(isinstance(name, str) and "/" not in name for name in names)):
+        raise StorageError(f"{NAMES}: holds no names of tables; {_REMEDY}")
     needed = {"name", "title", "caption", "place", "shaded", "columns", "rows", "notes"}
-    whole = isinstance(tables, list) and all(
-        isinstance(table, dict) and needed <= set(table) for table in tables
-    )
-    if not whole or any("/" in table["name"] for table in tables):
-        raise StorageError(f"{TEXTS}: holds no tables of this edition; {_REMEDY}")
-    return tables  # type: ignore[no-any-return]
+    tables = []
+    for name in names:
+        path = paths.TABLES / f"{name}.json"
+        table = read_json(path, _REMEDY)
+        if not (isinstance(table, dict) and needed <= set(table) and table["name"] == name):
+            raise StorageError(f"{path}: holds no table of this edition; {_REMEDY}")
+        tables.append(table)
+    return tables
 
 
 def render(
@@ -202,6 +207,11 @@ def _claim_rows(params: Params, source: Source | None, evidence: Evidence) -> li
             "effect": claim_tables.effect(row) if row and measured else "",
             "unit": row["unit"] if row and measured else "",
             "interval": claim_tables.interval(row) if row and row["low"] else "",
+            "parts": [
+                (name, claim_tables.interval(row, f"{name}_"))
+                for name in ("seeds", "images")
+                if row and row["low"]
+            ],
             "bar": _bar(row, limit) if row and row["low"] else None,
             "others": [
                 (other.title, other.claims_by_key[key]["verdict"] if key in other.claims_by_key else "")

@@ -12,8 +12,9 @@ import pandas as pd
 
 from experiments.running import paths
 
-TEXTS = paths.TABLES / "tables.json"
-"""What ``tables`` writes for ``report``: the texts of all tables, with their footnotes."""
+NAMES = paths.TABLES / "tables.json"
+"""What ``tables`` writes for ``report``: the names of all tables in their order. The texts of each, with its
+footnotes, are in a JSON file of that name beside it."""
 
 EMPTY = "\N{EN DASH}"
 """Stands in a cell without a value whose note says why."""

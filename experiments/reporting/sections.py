@@ -54,7 +54,8 @@ def claims(measured: Measured) -> list[Drawing]:
         if groups:
             text = (
                 f"{source.conditions} What the papers are known by, and every claim that is decided; "
-                "all others stand in the table. The line is the whole of all three 95 % intervals."
+                "all others stand in the table. The line is the whole of all three 95 % intervals; where it "
+                "ends in an arrow it goes on."
             )
             label = "difference, points of the claim's metric (IoU %)"
             arguments = (groups, label, True, ["95 % interval"])

@@ -148,9 +148,9 @@ def compare(differences: Floats, resampled: Floats, images: int, margin: float =
     p_images = min(1.0, 2 * float(beyond) / (len(means) + 1))
     return Effect(
         difference=mean,
-        by_seed=_interval(mean, t_error, seeds - 1),
+        by_seed=interval(mean, t_error, seeds - 1),
         by_image=Interval(float(low), float(high)),
-        by_both=_interval(mean, error, freedom),
+        by_both=interval(mean, error, freedom),
         p=max(p_images, _p(mean - margin, t_error, seeds - 1), _p(mean - margin, error, freedom)),
         noise=noise,
     )
@@ -261,7 +261,8 @@ def _both(noise: Noise) -> tuple[float, float]:
     return math.sqrt(variance), variance**2 / spread if spread else float(noise.seeds - 1)
 
 
-def _interval(mean: float, error: float, freedom: float) -> Interval:
+def interval(mean: float, error: float, freedom: float) -> Interval:
+    """Student's interval at 95 % of a mean, from its standard error and its degrees of freedom."""
     half = -float(special.stdtrit(freedom, LEVEL / 2)) * error
     return Interval(mean - half, mean + half)
 

@@ -20,8 +20,8 @@ class WeightAverage:
     """The mean of the weights after each of a training's last steps.
 
     The running statistics of batch norm are averaged as the weights are. The paper measures them again for
-    the averaged weights; over a short last part of a schedule that ends at zero the weights hardly move, the
-    mean of the running ones serves as well, and no further pass over the data is needed.
+    the averaged weights, which takes a further pass over the data; here over a short last part of a schedule
+    that ends at zero, where weights move little. The two were not compared.
 
     Args:
         model: that is trained.
