@@ -79,6 +79,25 @@ class TestCamVid:
         with pytest.raises(ValidationError, match="expected evaluate_on: test"):
             datasets.create("camvid", options | {"evaluate_on": "val"})
 
+    def test_blocks_hold_out_parts_of_every_drive_and_train_on_the_rest(self, camvid: Path) -> None:
+        for drive, images in (("0001TP", 25), ("0006R0", 41)):
+            for number in range(images):
+                for folder in ("train", "trainannot"):
+                    source = camvid / folder / "train_0.png"
+                    shutil.copy(source, camvid / folder / f"{drive}_{30 * number:05d}.png")
+        dataset = datasets.create("camvid", {"root": str(camvid), "evaluate_on": "blocks"})
+        held_out = set(dataset.names("val"))
+        assert held_out == {
+            *(f"0001TP_{30 * number:05d}" for number in range(20, 25)),
+            *(f"0006R0_{30 * number:05d}" for number in range(20, 30)),
+        }
+        assert held_out.isdisjoint(dataset.names("train"))
+        assert len(held_out) + len(dataset.names("train")) == 25 + 41 + 3
+        assert dataset.released_split("val") == "held-out blocks of train"
+        assert dataset.released_split("train") == "train but held-out blocks"
+        with pytest.raises(ValidationError, match="expected evaluate_on: test"):
+            datasets.create("camvid", {"root": str(camvid), "train_on": "train+val", "evaluate_on": "blocks"})
+
     def test_a_missing_image_is_laid_to_the_list_only_where_there_is_one(self, camvid: Path) -> None:
         (camvid / "train.txt").write_text("train/none.png trainannot/none.png\n")
         with pytest.raises(DataError, match=r"none.png: no such image, but train.txt lists it"):

