@@ -23,6 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 _WITH_WORKERS = ("train", "evaluate", "complexity", "speed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow tests come first: at the end one worker would wait for the other's."""
+    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
+
+
 def tiny_params() -> dict[str, Any]:
     """Params that train two experiments on a few generated pictures in seconds."""
     recipe = {
