@@ -11,7 +11,9 @@ stand in ``speed`` alone: all other tables are a function of code, params, data 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from experiments.config.params import Params, load_params
@@ -20,7 +22,10 @@ from experiments.reporting.evidence import gather
 from experiments.reporting.rendering import NAMES, lay_out, render
 from experiments.reporting.summary import complexity, speed, summarise
 from experiments.reporting.tables import all_tables
+from experiments.reporting.verdicts import CONTRADICTED, OPEN, SUPPORTED
 from experiments.running import command, jobs, paths, storage
+
+_SCORES = ("miou", "miou_std")
 
 
 def main() -> None:
@@ -32,7 +37,7 @@ def main() -> None:
     summary = summarise(params, found.scores, found.reasons, counted)
     tables = [lay_out(table) for table in all_tables(params, evidence, summary, counted, speed(params))]
     storage.write_csv(params.paths.summary, summary)
-    _write_metrics(params, found.scores)
+    _write_metrics(params, found.scores, evidence.run.claims)
     with storage.folder(paths.TABLES) as folder:
         for table in tables:
             for ending, text in render(table).items():
@@ -49,14 +54,23 @@ def main() -> None:
         print(f"tables: {captions.missing(found.reasons.items())}")
 
 
-def _write_metrics(params: Params, scores: Mapping[str, dict[str, Any]]) -> None:
-    """A file per experiment with its own scores, which DVC shows as a row."""
+def _write_metrics(
+    params: Params, scores: Mapping[str, dict[str, Any]], claims: Sequence[Mapping[str, str]]
+) -> None:
+    """What DVC shows: a row per experiment with scores of its own, and one of how many claims are decided."""
+    verdicts = Counter(row["verdict"] for row in claims)
     with storage.folder(params.paths.metrics) as folder:
         for key, found in scores.items():
-            if found["same_scores_as"]:
-                continue
-            shown = {name: found[name] for name in ("miou", "miou_std", "pixel_accuracy") if name in found}
-            (folder / f"{key}.json").write_text(json.dumps(shown, indent=1) + "\n", encoding="utf-8")
+            if not found["same_scores_as"]:
+                _write_row(folder / f"{key}.json", {name: found[name] for name in _SCORES if name in found})
+        if claims:
+            shown = {verdict: verdicts[verdict] for verdict in (SUPPORTED, CONTRADICTED, OPEN)}
+            (folder / "claims").mkdir()
+            _write_row(folder / "claims/verdicts.json", shown)
+
+
+def _write_row(path: Path, shown: Mapping[str, float]) -> None:
+    path.write_text(json.dumps(shown, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

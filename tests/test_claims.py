@@ -192,6 +192,11 @@ class TestVerdicts:
         assert bool(row["p"]) == (verdict in ("supported", "contradicted", "open"))
         assert bool(row["difference"]) == (verdict != "not measured")
 
+    def test_dvc_shows_how_many_are_decided(self, finished: Path) -> None:
+        shown = json.loads((finished / "results/tiny/metrics/claims/verdicts.json").read_text())
+        counts = verdicts(finished / "results/tiny/claims.csv")["verdict"].value_counts()
+        assert shown == {name: counts[name] for name in ("supported", "contradicted", "open")}
+
     def test_a_difference_is_of_the_scores_that_evaluate_wrote(self, measured: Workspace) -> None:
         row = {str(name): str(value) for name, value in verdicts().loc["true"].items()}
         scores = [json.loads(Path(f"results/tiny/evaluate/{key}.json").read_text()) for key in LEVELS]
