@@ -29,7 +29,8 @@ def main() -> None:
     drawn, outcome, shown = _draw(params, keys, {} if arguments.again else _kept(params).get("figures", {}))
     whole = not (outcome.failed or outcome.left)
     storage.write_json(params.paths.report_digest, {"digest": digest if whole else "", "figures": drawn})
-    print(f"report: {paths.REPORT}, {shown}")
+    if not outcome.left:
+        print(f"report: {paths.REPORT}, {shown}")
     jobs.finish("report", outcome)
 
 
@@ -63,8 +64,9 @@ def _draw(params: Params, keys: list[str], known: dict[str, str]) -> tuple[dict[
     drawings = drawings_of(measured)
     drawn, outcome = draw(drawings, paths.FIGURES, known, params.paths.locks)
     whole = [drawing for drawing in drawings if drawing.name in drawn]
-    galleries = {paper.key: gallery(params, evidence, paper) for paper in papers}
-    storage.write_text(paths.REPORT, page.render(measured, tables, whole, galleries, paths.FIGURES))
+    if not outcome.left:  # a page without the figures that are left would be worth less than the one before
+        galleries = {paper.key: gallery(params, evidence, paper) for paper in papers}
+        storage.write_text(paths.REPORT, page.render(measured, tables, whole, galleries, paths.FIGURES))
     left_out = {key: reason for key, reason in found.reasons.items() if key in keys}
     problems = "".join(f" Not shown: {problem}" for problem in evidence.problems)
     return drawn, outcome, f"{len(drawings)} figures. {captions.missing(left_out.items())}{problems}".rstrip()

@@ -25,6 +25,7 @@ from experiments.measuring import counters, counting, formulations, latency
 from experiments.measuring.jobs import timing_jobs
 from experiments.reporting import figures, published, rendering
 from experiments.reporting.rendering import Noted, Table
+from experiments.running import stopping
 from experiments.running.errors import StageError
 from experiments.running.storage import StorageError
 from experiments.running.work import Context
@@ -234,6 +235,22 @@ class TestWhatThereIs:
         assert not measured.call("report", "gun-small")
         assert not measured.call("report", "gun-small", "spgnet-small")
         assert Path("reports/figures/training.svg").is_file()
+
+    def test_a_report_that_is_asked_to_stop_leaves_the_page_and_goes_on_later(
+        self, measured: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert not measured.call("report")
+        page = Path("reports/index.html")
+        before = page.read_bytes()
+        shutil.rmtree("reports/figures")
+        Path("results/tiny/report.json").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(stopping, "reset", lambda: stopping.set_deadline(0))
+            assert measured.call("report") == str(stopping.OUT_OF_TIME)
+        assert "report: stopped with" in capsys.readouterr().err
+        assert page.read_bytes() == before
+        assert not measured.call("report")
+        assert page.read_bytes() == before
 
     def test_a_report_is_drawn_again_when_what_it_shows_has_changed(
         self, measured: Workspace, capsys: pytest.CaptureFixture[str]

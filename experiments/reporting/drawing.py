@@ -83,7 +83,8 @@ def draw(
     work = [_job(drawing, folder, known) for drawing in drawings]
     pool = Pool(min(machine.cores(), len(work)), 1, imports=[_FIGURES])
     outcome = jobs.do_jobs("report", work, pool, locks)
-    done = {job.name: job.digest for job in work if job.name not in outcome.failed}
+    undone = {*outcome.failed, *outcome.left}
+    done = {job.name: job.digest for job in work if job.name not in undone}
     return done, outcome
 
 
