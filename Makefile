@@ -59,7 +59,8 @@ benchmark: setup
 	@OMP_NUM_THREADS=1 python -m pytest -q tests/benchmarks --benchmark-only \
 		--benchmark-json $(dir $(BASELINE))latest.json
 	@test -f $(BASELINE) || cp $(dir $(BASELINE))latest.json $(BASELINE)
-	@python tests/benchmarks/compare.py $(BASELINE) $(dir $(BASELINE))latest.json
+	@PYTHONPATH=. python tests/benchmarks/compare.py $(BASELINE) $(dir $(BASELINE))latest.json
+	@python -m experiments.tables
 
 # Needs no DVC and installs nothing: a machine that is lent has its own torch. Two thirds of the time are
 # for timings, whose rows come in order of want. Exit code 75 says that time ran out, as it should.

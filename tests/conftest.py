@@ -146,7 +146,7 @@ def workers_in(folder: Path) -> list[int]:
     return found
 
 
-def wait_until_gone(folder: Path, seconds: float = 30) -> None:
+def wait_until_gone(folder: Path, seconds: float = 120) -> None:
     """Waits for the processes that work in a folder to end."""
     deadline = time.monotonic() + seconds
     while found := workers_in(folder):

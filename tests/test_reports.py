@@ -25,7 +25,7 @@ from experiments.measuring import counters, counting, formulations, latency
 from experiments.measuring.jobs import timing_jobs
 from experiments.reporting import figures, published, rendering
 from experiments.reporting.rendering import Noted, Table
-from experiments.running import stopping
+from experiments.running import paths, stopping
 from experiments.running.errors import StageError
 from experiments.running.storage import StorageError
 from experiments.running.work import Context
@@ -74,6 +74,42 @@ def scored(measured: Workspace) -> Workspace:
         shutil.rmtree(path)
     Path("results/tiny/evaluate/spgnet-small.json").unlink()
     return measured
+
+
+class TestBenchmarks:
+    @staticmethod
+    def write(path: Path, processor: str = "a CPU", **medians: float) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = [
+            {"fullname": f"tests/benchmarks/{name}", "stats": {"median": median}, "extra_info": {"steps": 2}}
+            for name, median in medians.items()
+        ]
+        path.write_text(json.dumps({"machine_info": {"cpu": {"brand_raw": processor}}, "benchmarks": found}))
+
+    def test_the_report_has_their_ratios_to_the_first_run(self, measured: Workspace) -> None:
+        self.write(paths.BENCHMARK_BASELINE, loader=0.2)
+        self.write(paths.LATEST_BENCHMARKS, loader=0.1, sampler=0.3)
+        assert not measured.call("tables")
+        assert not measured.call("report")
+        rows = pd.read_csv("reports/tables/speed-benchmarks.csv")
+        assert list(rows["Median ms"]) == [100, 300]
+        assert list(rows["Times the baseline"].fillna(0)) == [0.5, 0]
+        assert "Benchmarks of parts" in Path("reports/index.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [("{", "is not JSON"), ("{}", "is no file of pytest-benchmark"), ("", "is of another machine")],
+    )
+    def test_a_file_that_cannot_be_used_is_named_in_the_table(
+        self, measured: Workspace, content: str, said: str
+    ) -> None:
+        self.write(paths.LATEST_BENCHMARKS, loader=0.1)
+        self.write(paths.BENCHMARK_BASELINE, "another CPU", loader=0.2)
+        if content:
+            paths.BENCHMARK_BASELINE.write_text(content)
+        assert not measured.call("tables")
+        text = Path("reports/tables/speed-benchmarks.md").read_text()
+        assert f"{paths.BENCHMARK_BASELINE}: {said}" in text
 
 
 class TestTables:

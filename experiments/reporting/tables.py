@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.config.params import Params
-from experiments.reporting import captions, claim_tables, cost_tables, published
+from experiments.reporting import benchmarks, captions, claim_tables, cost_tables, published
 from experiments.reporting.evidence import Evidence, Source
 from experiments.reporting.papers import PaperPage, pages
 from experiments.reporting.recipes import recipe_table
@@ -46,6 +46,7 @@ def all_tables(
         tables += filter(None, [cost_tables.module_table(params, summary)])
     if len(speed):
         tables.append(cost_tables.speed_table(params, summary, speed))
+    tables += filter(None, [benchmarks.table()])
     tables += class_tables(evidence)
     recipes = recipe_table(params)
     return [*tables, recipes] if len(recipes.rows) else tables

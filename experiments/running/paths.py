@@ -22,6 +22,9 @@ COMPLEXITY_COUNTS = Path("results/complexity")
 
 RELEASED = Path("results/released")
 """Scores of checkpoints that authors released: of no profile, as networks and protocols are the papers'."""
+BENCHMARK_BASELINE = Path("results/benchmarks/baseline.json")
+LATEST_BENCHMARKS = Path("results/benchmarks/latest.json")
+"""What ``make benchmark`` measured, first and last."""
 
 REPORT = Path("reports/index.html")
 TABLES = Path("reports/tables")
