@@ -56,6 +56,8 @@ class Source:
     """Short enough for the head of a column."""
     conditions: str
     """What its scores are worth, in sentences."""
+    brief: str
+    """The same as short as it can be, for below a figure: the page says the rest once."""
     found: Measurements
     claims: list[dict[str, str]]
     """Rows of ``claims.csv``; none if it belongs to other settings."""
@@ -186,26 +188,33 @@ def gather(params: Params, found: Measurements) -> Evidence:
         params.profile,
         "this run",
         captions.worth(params),
+        captions.worth(params),
         found,
         verdicts.present_rows(params, found),
         "check" if params.active.scores == "check" else "run",
     )
     shown = [
-        Source(each.name, f"reference {each.name}", _conditions(each), each.found, claims, "reference")
+        Source(
+            each.name,
+            f"reference {each.name}",
+            f"{_brief(each)} {captions.joined(each.about['device'])}, {each.about['date']}. "
+            f"{each.about['description']}",
+            _brief(each),
+            each.found,
+            claims,
+            "reference",
+        )
         for each, claims in kept
     ]
     same = (each.name for each, _ in kept if _same_scores(found.scores, each.found.scores))
     return Evidence(shown, run, next(same, ""), problems)
 
 
-def _conditions(reference: Reference) -> str:
-    """Where a reference's numbers come from, in a sentence."""
+def _brief(reference: Reference) -> str:
+    """Which data and seeds a reference's numbers are of."""
     about = reference.about
     seeds = captions.counted(len(about["seeds"]), "seed")
-    return (
-        f"Reference {reference.name}: {about['dataset']} {about['split']}, {seeds}, {about['date']}, "
-        f"{captions.joined(about['device'])}. {about['description']}"
-    )
+    return f"Reference {reference.name}: {about['dataset']} {about['split']}, {seeds}."
 
 
 def _same_scores(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:

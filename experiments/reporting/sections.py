@@ -53,13 +53,14 @@ def claims(measured: Measured) -> list[Drawing]:
                 groups.append((page.title, "", _sorted(rows)))
         if groups:
             text = (
-                f"{source.conditions} What the papers are known by, and every claim that is decided; "
+                f"{source.brief} What the papers are known by, and every claim that is decided; "
                 "all others stand in the table. The line is the whole of all three 95 % intervals; where it "
                 "ends in an arrow it goes on."
             )
             label = "difference, points of the claim's metric (IoU %)"
             arguments = (groups, label, True, ["95 % interval"])
-            return [Drawing("claims", "Claims with a verdict", text, "claims", "intervals", arguments)]
+            title = "The papers' main claims, and all that are decided"
+            return [Drawing("claims", title, text, "claims", "intervals", arguments)]
     return []
 
 
@@ -81,7 +82,7 @@ def ablations(measured: Measured) -> list[Drawing]:
                     sources.append(source.title)
             if groups:
                 text = (
-                    f"{source.conditions} Difference in mIoU to the experiment beside it, mean over the "
+                    f"{source.brief} Difference in mIoU to the experiment beside it, mean over the "
                     "seeds; the line is the 95 % interval over the seeds. A claim about the two gives the "
                     "colour."
                 )
@@ -145,7 +146,7 @@ def peers(measured: Measured) -> list[Drawing]:
                     "verdict": "",
                 })  # fmt: skip
         if len(rows) > 1:
-            text = f"{source.conditions} mIoU, mean over the seeds; the line is the 95 % over the seeds."
+            text = f"{source.brief} mIoU, mean over the seeds; the line is the 95 % over the seeds."
             arguments = ([("", "#0072b2", _sorted(rows))], "mIoU %", False, ())
             return [Drawing("peers", "At an equal recipe", text, "across", "intervals", arguments)]
     return []
@@ -164,7 +165,7 @@ def classes(measured: Measured) -> list[Drawing]:
             both = pd.DataFrame({"ours": means[0], "theirs": means[1]}).dropna()
             if both.empty or len(both) > 40 or page.classes is None:
                 break
-            text = f"{source.conditions} Mean over the seeds, the classes in the order of {ours}'s."
+            text = f"{source.brief} Mean over the seeds, the classes in the order of {ours}'s."
             ordered = both.sort_values("ours", ascending=False, kind="stable")
             arguments = (
                 list(ordered.index),
@@ -188,7 +189,7 @@ def boundary_iou(measured: Measured) -> list[Drawing]:
             ]
             if len(lines) > 1:
                 text = (
-                    f"{source.conditions} mIoU over the pixels closer to a label boundary than the width. "
+                    f"{source.brief} mIoU over the pixels closer to a label boundary than the width. "
                     "The bands hold all seeds."
                 )
                 title = f"{page.title}: IoU near label boundaries"
@@ -235,7 +236,7 @@ def training_curves(measured: Measured) -> list[Drawing]:
             files = [training.history for training in found if training and training.history.is_file()]
             if files:
                 histories[key] = files
-    text = f"{run.conditions} Mean over the seeds of the loss between two rows of history.csv."
+    text = f"{run.brief} Mean over the seeds of the loss between two rows of history.csv."
     title = "Training curves of the papers' models and baselines"
     return [Drawing("training", title, text, "check", "losses", (histories,))] if histories else []
 
