@@ -208,7 +208,7 @@ class _Bench:
         better, worse = claim.sides().values()
         for side in (better, worse):
             if side.experiment not in self.found.scores:
-                reason = self.found.reasons.get(side.experiment, f"not in '{self.found.name}'")
+                reason = self.found.reasons.get(side.experiment, f"not in {self.found.name}")
                 raise NotMeasuredError(f"{side.experiment}: {reason}")
         scores = [self.found.scores[side.experiment] for side in (better, worse)]
         self._check_alike(claim, scores)
