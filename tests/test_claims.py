@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +59,22 @@ CLAIMS = {
 }
 
 
-def made_up_counts(level: float, seed: int, key: str) -> Counts:
+def made_up_counts(level: float, seed: int, key: str, widths: Sequence[int] = WIDTHS) -> Counts:
     """Counts of a network with this IoU on every image, class and band, but for chance."""
     generator = np.random.default_rng((seed, *key.encode()))
     training = NOISE * generator.standard_normal()
-    unions = np.random.default_rng(0).integers(2000, 4000, (IMAGES, 1 + len(WIDTHS), CLASSES))
+    unions = np.random.default_rng(0).integers(2000, 4000, (IMAGES, 1 + len(widths), CLASSES))
     unions[3:, :, 16] = 0  # trains, on three images only
     share = level + training + 0.01 * generator.standard_normal(unions.shape)
     hits = np.rint(unions * share.clip(0, 1)).astype(np.int64)
-    return Counts([f"image-{i}" for i in range(IMAGES)], WIDTHS, hits, unions, unions)
+    return Counts([f"image-{i}" for i in range(IMAGES)], list(widths), hits, unions, unions)
 
 
-def fake(workspace: Workspace, seconds: float = 0.9) -> None:
-    """Trainings and counts of every experiment with a level, as the stages would leave them."""
+def fake(levels: Mapping[str, float], seconds: float = 0.9) -> None:
+    """Trainings and counts of experiments by their level, as the stages would leave them."""
     params = load_params()
     identities = Identities(params.runs(), params.seeds)
-    for key, level in LEVELS.items():
+    for key, level in levels.items():
         for seed in params.seeds:
             identity = identities.of(key, seed)
             folder = params.paths.training(key, seed)
@@ -88,7 +88,7 @@ def fake(workspace: Workspace, seconds: float = 0.9) -> None:
             storage.write_json(folder / "run.json", about)
             bilinear = made_up_counts(0.50, seed, key) if key == "gun-guided" else None
             confusion = np.eye(CLASSES, dtype=np.int64)
-            counts = made_up_counts(level, seed, key)
+            counts = made_up_counts(level, seed, key, params.active.evaluation.trimap_widths)
             Evaluation(identity.scoring, counts, confusion, bilinear, None).save(
                 params.paths.counts(key, seed)
             )
@@ -113,7 +113,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workspace.folder)
         assert not workspace.write().call("prepare")
-        fake(workspace)
+        fake(LEVELS)
         assert not workspace.call("evaluate", *LEVELS, "spgnet-twin")
         assert not workspace.call("complexity", "spgnet-small", "gun-small")
         for stage in ("claims", "tables"):
@@ -395,6 +395,26 @@ class TestReferences:
     def test_nothing_is_kept_of_nothing(self, workspace: Workspace) -> None:
         assert "nothing is scored to keep" in workspace.call("claims", "--keep", "first")
         assert not Path("results/reference").exists()
+
+
+def test_a_default_run_has_tables_and_a_report_beside_the_committed_references(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `make reproduce` ends with; its own data set has other classes than a reference's."""
+    monkeypatch.chdir(tmp_path)
+    params = (ROOT / "params.yaml").read_text()
+    # Pictures would need trained weights.
+    Path("params.yaml").write_text(params.replace("gallery: 4", "gallery: 0"))
+    for folder in ("results/published", "results/reference"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    workspace = Workspace(tmp_path)
+    assert not workspace.call("prepare")
+    fake(dict.fromkeys(load_params().experiments, 0.5))
+    for stage in ("evaluate", "claims", "tables", "report"):
+        assert not workspace.call(stage), stage
+    names = json.loads(Path("reports/tables/tables.json").read_text())
+    assert {"claims", "gun-cityscapes-test", "gun-confusion-gun-fusion", "peers"} <= set(names)
+    assert Path("reports/index.html").is_file()
 
 
 def test_the_committed_references_are_described_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

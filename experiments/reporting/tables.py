@@ -231,20 +231,21 @@ def class_comparisons(evidence: Evidence, page: PaperPage) -> list[Table]:
             "Empty: the class is neither in the labels nor in the predictions."
         )
         title = f"{page.title}: IoU of each class"
-        tables = [Table(f"{page.key}-classes", caption, rows, title, page.key)]
+        tables = [Table(f"{page.key}-classes", caption, rows, title, _place(source, page))]
         for key in (ours, theirs):
-            tables += confusion_table(evidence, page, key, list(means[0].index))
+            tables += confusion_table(evidence, page, key)
         return tables
     return []
 
 
-def confusion_table(evidence: Evidence, page: PaperPage, key: str, classes: list[str]) -> list[Table]:
+def confusion_table(evidence: Evidence, page: PaperPage, key: str) -> list[Table]:
     """Where the pixels of each class went, over the split and all seeds; nothing where it was not kept."""
-    if len(classes) > _MOST_CLASSES:
-        return []
     for source in evidence.preferred:
         scores = source.found.scores.get(key)
         if scores is None or not all("confusion" in seed for seed in scores["seeds"]):
+            continue
+        classes = list(scores["seeds"][0]["class_iou"])
+        if len(classes) > _MOST_CLASSES:
             continue
         total = np.sum([seed["confusion"] for seed in scores["seeds"]], axis=0)
         shares = 100 * total / np.maximum(total.sum(axis=1, keepdims=True), 1)
@@ -255,8 +256,14 @@ def confusion_table(evidence: Evidence, page: PaperPage, key: str, classes: list
             f"at the top, over the split and all seeds. {source.conditions}"
         )
         title = f"{page.title}: confusion of {key}"
-        return [Table(f"{page.key}-confusion-{key}", caption, rows, title, page.key, shaded=True)]
+        name = f"{page.key}-confusion-{key}"
+        return [Table(name, caption, rows, title, _place(source, page), shaded=True)]
     return []
+
+
+def _place(source: Source, page: PaperPage) -> str:
+    """Section of the page for numbers of one source: a check's stand apart from a paper's."""
+    return "check" if source.kind == "check" else page.key
 
 
 def peers_table(params: Params, evidence: Evidence) -> Table | None:
