@@ -145,25 +145,31 @@ def fps_ratios(summary: pd.DataFrame, speed: pd.DataFrame) -> pd.DataFrame:
     Rows are ``speed``'s, with ``reference``, ``measured`` and ``published``.
     """
     known = summary[summary["published_fps"].notna()]
-    rows = []
+    stated = {
+        paper: dict(zip(own["experiment"], own["published_fps"], strict=True))
+        for paper, own in known.groupby("paper")
+    }
+    paper_of = dict(zip(summary["experiment"], summary["paper"], strict=True))
     way = ["precision", "mode", "batch", "end_to_end", "height", "width"]
-    for timing in speed.to_dict("records"):
-        paper = summary.loc[summary["experiment"] == timing["experiment"], "paper"].iloc[0]
-        published_here = known[known["paper"] == paper].set_index("experiment")["published_fps"]
+    timings = speed.to_dict("records")
+    fps = {
+        (timing["experiment"], *(timing[column] for column in way)): timing["fps"]
+        for timing in reversed(timings)
+        if pd.notna(timing["fps"])
+    }
+    rows = []
+    for timing in timings:
+        published_here = stated.get(paper_of[timing["experiment"]], {})
+        reference = next(iter(published_here), None)
+        of_reference = fps.get((reference, *(timing[column] for column in way)))
         row: dict[str, Any] = {"reference": None, "measured": None, "published": None}
-        if len(published_here) and timing["fps"] == timing["fps"] and timing["fps"] is not None:
-            reference = published_here.index[0]
-            same = speed["experiment"] == reference
-            for column in way:
-                same &= speed[column] == timing[column]
-            of_reference = speed.loc[same, "fps"].dropna()
-            if len(of_reference):
-                stated = published_here.get(timing["experiment"])
-                row = {
-                    "reference": reference,
-                    "measured": timing["fps"] / of_reference.iloc[0],
-                    "published": None if stated is None else stated / published_here.iloc[0],
-                }
+        if reference is not None and of_reference is not None and pd.notna(timing["fps"]):
+            own = published_here.get(timing["experiment"])
+            row = {
+                "reference": reference,
+                "measured": timing["fps"] / of_reference,
+                "published": None if own is None else own / published_here[reference],
+            }
         rows.append(row)
     return pd.DataFrame(rows, index=speed.index)
 

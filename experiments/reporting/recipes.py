@@ -23,6 +23,7 @@ from experiments.running.errors import StageError
 from experiments.running.paths import PUBLISHED
 
 STATED = PUBLISHED / "recipes.yaml"
+_LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
 class StatedSetting(StrictModel):
@@ -52,7 +53,7 @@ def load_stated(path: Path = STATED) -> dict[str, StatedRecipe]:
     if not path.is_file():
         return {}
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506 (a safe loader)
         return TypeAdapter(dict[str, StatedRecipe]).validate_python(values)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise StageError(f"{path}: cannot be read ({error}); take it from git") from None
