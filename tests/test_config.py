@@ -81,6 +81,12 @@ REFUSED: list[tuple[str, Change, str, str]] = [
         "valid integer, found 'two'",
     ),
     (
+        "a learning rate without an end",
+        lambda p: at(p, "recipes/plain").update(learning_rate=float("inf")),
+        "recipes.plain.learning_rate",
+        "finite number",
+    ),
+    (
         "a choice that does not exist",
         lambda p: at(p, "experiments/spgnet-small/options").update(excitation="sigmoidal"),
         "experiments.spgnet-small.options.excitation",

@@ -399,7 +399,9 @@ class TestStorage:
             ("", "is not a table"),
             ("b\n1\n", "has no column 'a'"),
             ('a,"b\n1', "is not a table"),
+            ("a" + 10**6 * ",", "has 1000001 columns"),
         ],
+        ids=["missing", "empty", "another column", "an open quote", "a million columns"],
     )
     def test_a_broken_table_likewise(self, tmp_path: Path, content: str | None, problem: str) -> None:
         path = tmp_path / "summary.csv"
