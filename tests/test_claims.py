@@ -15,6 +15,8 @@ from conftest import ROOT, Workspace
 
 from experiments.config.params import load_params
 from experiments.reporting import references
+from experiments.reporting.evidence import gather
+from experiments.reporting.measurements import present
 from experiments.running import storage
 from experiments.samples.identity import Identities
 from experiments.scoring.counts import Counts, Evaluation
@@ -191,6 +193,24 @@ class TestVerdicts:
         assert reason in row["reason"]
         assert bool(row["p"]) == (verdict in ("supported", "contradicted", "open"))
         assert bool(row["difference"]) == (verdict != "not measured")
+
+    @pytest.mark.parametrize(
+        ("key", "baseline", "claim"),
+        [
+            ("spgnet-small", "gun-small", "true"),
+            ("gun-small", "spgnet-small", "false"),
+            ("gun-small", "gun-same-level", "unclear"),
+            ("spgnet-twin", "gun-small", "true"),
+            ("gun-guided", "gun-small", ""),
+        ],
+    )
+    def test_an_ablation_has_the_verdict_of_the_claim_in_either_direction(
+        self, measured: Workspace, key: str, baseline: str, claim: str
+    ) -> None:
+        params = load_params()
+        run = gather(params, present(params)).run
+        row = run.verdict(key, baseline)
+        assert (row["claim"] if row else "") == claim
 
     def test_dvc_shows_how_many_are_decided(self, finished: Path) -> None:
         shown = json.loads((finished / "results/tiny/metrics/claims/verdicts.json").read_text())

@@ -120,11 +120,24 @@ class Source:
         return len(owners) == 2 and owners[0] == owners[1]
 
     def verdict(self, key: str, baseline: str) -> dict[str, str] | None:
-        """The row of the claim that says that an experiment's mIoU is above another's, if there is one."""
-        for row in self.claims:
-            if (row["better"], row["worse"], row["metric"]) == (key, baseline, "miou"):
-                return row
-        return None
+        """The row of the claim about the mIoU of two experiments, whichever of them it calls better.
+
+        Experiments that share their scores are one. ``None``: no claim compares the two.
+        """
+        sides = self._owner(key), self._owner(baseline)
+        about = [
+            row
+            for row in self.claims
+            if row["metric"] == "miou" and {self._owner(row["better"]), self._owner(row["worse"])} == {*sides}
+        ]
+        # One that was measured first, then one that says it in this direction.
+        about.sort(key=lambda row: (not row["low"], self._owner(row["better"]) != sides[0]))
+        return about[0] if about else None
+
+    def _owner(self, key: str) -> str:
+        """The experiment whose scores an experiment has."""
+        scores = self.found.scores.get(key)
+        return (scores and scores["same_scores_as"]) or key
 
 
 def _is_number(value: Any) -> bool:

@@ -33,9 +33,9 @@ BLUE, ORANGE, GREEN, PINK, GREY, INK = "#0072b2", "#d55e00", "#009e73", "#cc79a7
 PAPER_COLOURS = {"spgnet": BLUE, "gun": ORANGE, "semask": GREEN, "alignseg": PINK}
 
 VERDICTS: dict[str, tuple[str, str]] = {
-    "supported": (BLUE, "^"), "contradicted": (ORANGE, "v"), "open": (GREY, "o"), "": (GREY, "o"),
+    "supported": (BLUE, "^"), "contradicted": (ORANGE, "v"), "open": (GREY, "o"), "": (GREY, "s"),
 }  # fmt: skip
-"""Colour and marker of each verdict; of a difference that no claim is about, neither."""
+"""Colour and marker of each verdict; the last of a difference that no measured claim is about."""
 
 _WIDTH = 8.0
 """Inches. The page shows a figure at its own size or smaller, so that its text has the page's size."""
@@ -99,10 +99,11 @@ def intervals(
     used: dict[str, tuple[str, str]] = {}
     for ax, labels, (title, colour, rows) in zip(axes[:, 0], names, groups, strict=True):
         for place, row in enumerate(rows.to_dict("records")):
-            own, marker = VERDICTS.get(row["verdict"], VERDICTS[""])
+            verdict = row["verdict"] if row["verdict"] in VERDICTS else ""
+            own, marker = VERDICTS[verdict]
             own = colour or own
-            if row["verdict"] in VERDICTS and row["verdict"] and not colour:
-                used[row["verdict"]] = (own, marker)
+            if not colour:
+                used[verdict or "no claim"] = (own, marker)
             if math.isfinite(row["low"]):
                 ax.plot([row["low"], row["high"]], [place, place], color=own, linewidth=2.4, alpha=0.55)
             point = ax.plot(row["value"], place, marker=marker, color=own, linestyle="", markersize=7)[0]

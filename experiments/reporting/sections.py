@@ -83,8 +83,8 @@ def ablations(measured: Measured) -> list[Drawing]:
             if groups:
                 text = (
                     f"{source.brief} Difference in mIoU to the experiment beside it, mean over the "
-                    "seeds; the line is the 95 % interval over the seeds. A claim about the two gives the "
-                    "colour."
+                    "seeds; the line is the 95 % interval over the seeds. Colour and shape are the verdict "
+                    "on the claim about the two, whichever of them it calls better."
                 )
                 title, label = f"{page.title}: ablations", "difference in mIoU, points"
                 arguments = (groups, label, True, ["95 % over the seeds"])

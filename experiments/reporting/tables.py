@@ -196,7 +196,9 @@ def _difference_cells(source: Source, key: str, baseline: str) -> dict[str, Any]
     if source.kind != "check":
         row = source.verdict(key, baseline)
         cells[f"Verdict, {source.title}"] = (
-            row["verdict"] if row else Noted(None, "no claim compares the two")
+            Noted(row["verdict"], f"on the claim '{row['says']}'")
+            if row
+            else Noted(None, "no claim compares the two")
         )
     return cells
 
