@@ -61,6 +61,7 @@ benchmark: setup
 	@test -f $(BASELINE) || cp $(dir $(BASELINE))latest.json $(BASELINE)
 	@PYTHONPATH=. python tests/benchmarks/compare.py $(BASELINE) $(dir $(BASELINE))latest.json
 	@python -m experiments.tables
+	@python -m experiments.report
 
 # Needs no DVC and installs nothing: a machine that is lent has its own torch. Two thirds of the time are
 # for timings, whose rows come in order of want. Exit code 75 says that time ran out, as it should.

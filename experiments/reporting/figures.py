@@ -33,7 +33,7 @@ BLUE, ORANGE, GREEN, PINK, GREY, INK = "#0072b2", "#d55e00", "#009e73", "#cc79a7
 PAPER_COLOURS = {"spgnet": BLUE, "gun": ORANGE, "semask": GREEN, "alignseg": PINK}
 
 VERDICTS: dict[str, tuple[str, str]] = {
-    "supported": (BLUE, "^"), "contradicted": (ORANGE, "v"), "open": (GREY, "o"), "": (GREY, "s"),
+    "supported": (BLUE, "^"), "contradicted": (ORANGE, "v"), "open": (GREY, "o"), "no claim": (GREY, "s"),
 }  # fmt: skip
 """Colour and marker of each verdict; the last of a difference that no measured claim is about."""
 
@@ -99,11 +99,10 @@ def intervals(
     used: dict[str, tuple[str, str]] = {}
     for ax, labels, (title, colour, rows) in zip(axes[:, 0], names, groups, strict=True):
         for place, row in enumerate(rows.to_dict("records")):
-            verdict = row["verdict"] if row["verdict"] in VERDICTS else ""
-            own, marker = VERDICTS[verdict]
-            own = colour or own
+            verdict = _known(row["verdict"])
+            own, marker = colour or VERDICTS[verdict][0], VERDICTS[verdict][1]
             if not colour:
-                used[verdict or "no claim"] = (own, marker)
+                used[verdict] = VERDICTS[verdict]
             if math.isfinite(row["low"]):
                 ax.plot([row["low"], row["high"]], [place, place], color=own, linewidth=2.4, alpha=0.55)
             point = ax.plot(row["value"], place, marker=marker, color=own, linestyle="", markersize=7)[0]
@@ -147,11 +146,16 @@ def _limit(ax: Axes, rows: pd.DataFrame, zero: bool) -> None:
     ax.set_xlim(min(low, 0) - room, max(high, 0) + room)
 
 
+def _known(verdict: str) -> str:
+    """A verdict that has a look."""
+    return verdict if verdict in VERDICTS else "no claim"
+
+
 def _mark_cut(ax: Axes, rows: pd.DataFrame, colour: str) -> None:
     """An arrow at the picture's edge for every interval that goes on beyond it."""
     left, right = ax.get_xlim()
     for place, row in enumerate(rows.to_dict("records")):
-        own = colour or VERDICTS.get(row["verdict"], VERDICTS[""])[0]
+        own = colour or VERDICTS[_known(row["verdict"])][0]
         for end, marker, is_cut in (
             (left, "<", row["low"] < left), (right, ">", row["high"] > right),
         ):  # fmt: skip

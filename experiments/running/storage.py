@@ -183,7 +183,7 @@ def read_csv(path: Path, columns: set[str], remedy: str, **options: Any) -> pd.D
 
     text = read_text(path, remedy)
     head = text.partition("\n")[0].count(",") + 1
-    if head > _MOST_COLUMNS:  # each costs pandas a tenth of a millisecond
+    if head > _MOST_COLUMNS:  # a million of them took pandas more than half a minute
         raise StorageError(f"{path}: has {head} columns, expected at most {_MOST_COLUMNS}; {remedy}")
     try:
         table: pd.DataFrame = pd.read_csv(io.StringIO(text), **options)
