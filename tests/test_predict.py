@@ -9,6 +9,7 @@ import pytest
 from conftest import Workspace
 from PIL import Image
 
+from experiments import datasets
 from experiments.datasets.cityscapes_classes import CLASSES
 
 KEY = "spgnet-small"
@@ -71,6 +72,22 @@ def test_predictions_are_those_that_evaluate_scores(trained: Workspace) -> None:
     assert not trained.call("predict", KEY, *images, "--out", "out")
     for path in kept:
         np.testing.assert_array_equal(read(str(path)), read(f"out/labels/{path.name}"))
+
+
+def test_a_full_size_picture_is_shrunk_as_the_training_images_were(workspace: Workspace) -> None:
+    workspace.profile["image_size"] = [16, 32]
+    workspace.write()
+    for stage in ("prepare", "train", "evaluate"):
+        assert not workspace.call(stage)
+    scenes = datasets.create("scenes", workspace.profile["datasets"]["scenes"])
+    kept = sorted(Path(f"results/tiny/predictions/{KEY}").glob("*.png"))
+    for path in kept:
+        image, labels = scenes.read("val", path.stem)
+        assert labels.shape == (32, 64)
+        Image.fromarray(image).save(path.name)
+        assert not workspace.call("predict", KEY, path.name, "--out", "out", "--overwrite")
+        np.testing.assert_array_equal(read(str(path)), read(f"out/labels/{path.name}"))
+    assert kept
 
 
 def test_a_shared_training_is_found(trained: Workspace, photographs: Path) -> None:

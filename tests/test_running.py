@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, Workspace, stage_environment, wait_until_gone, workers_in
 
 from experiments.running import command, locks, stopping, storage
@@ -30,6 +31,11 @@ def write_number(context: Context, path: Path, number: int) -> str:
     context.progress(0.5)
     storage.write_text(path, str(number))
     return f"wrote {number}"
+
+
+def count_threads(context: Context, path: Path, number: int) -> str:
+    """A job: writes with how many threads torch works."""
+    return write_number(context, path, torch.get_num_threads())
 
 
 def fail(context: Context, path: Path, number: int) -> str:
@@ -92,6 +98,15 @@ class TestJobs:
             do_jobs("t", [job(tmp_path, n) for n in range(5)], Pool(workers, 1), tmp_path / "locks")
             == Outcome()
         )
+
+    def test_torch_has_the_number_of_threads_that_is_part_of_a_result(
+        self, tmp_path: Path, workers: int
+    ) -> None:
+        before, pool = torch.get_num_threads(), Pool(workers, 3, imports=["torch"])
+        outcome = do_jobs("t", [job(tmp_path, 0, count_threads)], pool, tmp_path / "locks")
+        torch.set_num_threads(before)
+        assert outcome == Outcome(done=1)
+        assert (tmp_path / "0.txt").read_text() == "3"
 
     def test_a_job_that_fails_does_not_stop_the_others(
         self, tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]

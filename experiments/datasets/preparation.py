@@ -170,9 +170,9 @@ def _check(dataset: Dataset, split: Split, name: str, folder: Path, size: tuple[
     where = files[-1] if files else Path(f"{split} sample '{name}'")
     image, labels = _read(dataset, split, name, where)
     entry: dict[str, Any] = {"name": name, "height": labels.shape[0], "width": labels.shape[1]}
-    resized = image if size is None else _resize(image, size, Image.Resampling.BILINEAR)
+    resized = image if size is None else resize(image, size, Image.Resampling.BILINEAR)
     if size is not None and split == "train":  # validation is scored at the labels' own size
-        labels = _resize(labels, size, Image.Resampling.NEAREST)
+        labels = resize(labels, size, Image.Resampling.NEAREST)
     if not files or resized is not image:
         entry["image"] = _write(folder, f"images/{split}/{name}.png", resized)
     entry["labels"] = _write(folder, f"labels/{split}/{name}.png", labels)
@@ -212,7 +212,8 @@ def _read(dataset: Dataset, split: Split, name: str, where: Path) -> tuple[Pixel
     return image, labels
 
 
-def _resize(pixels: Pixels, size: tuple[int, int], resampling: Image.Resampling) -> Pixels:
+def resize(pixels: Pixels, size: tuple[int, int], resampling: Image.Resampling) -> Pixels:
+    """Pixels (H, W) or (H, W, 3) at another height and width, as training has them."""
     if pixels.shape[:2] == size:
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), resampling))

@@ -94,7 +94,7 @@ def pool(arguments: argparse.Namespace, threads: int, imports: Sequence[str], *,
     if arguments.minutes is not None:
         stopping.set_deadline(60 * arguments.minutes)
     if is_group():
-        return Pool(0, 0, rank=int(os.environ["RANK"]), is_group=True)
+        return Pool(0, threads, imports=imports, rank=int(os.environ["RANK"]), is_group=True)
     devices = 0
     if machine.may_have_gpu() and arguments.workers != 0:
         devices = workers.ask("experiments.running.devices:count", imports=imports)

@@ -23,7 +23,7 @@ from experiments.running.errors import ExpectedError
 from experiments.running.locks import Locks
 from experiments.running.stopping import Stopped
 from experiments.running.work import Context, function
-from experiments.running.workers import Worker
+from experiments.running.workers import Worker, get_ready
 
 _POLL = 0.5
 """Seconds after which the parent looks around even if no worker has said anything."""
@@ -93,12 +93,15 @@ def do_jobs(stage: str, jobs: Iterable[Job], pool: Pool, locks: Path) -> Outcome
     """
     known = list(jobs)
     if pool.rank > 0:
+        get_ready(pool.imports, pool.threads)
         return _follow(known)
     pending = deque(job for job in known if not job.is_done())
     if not pending and not pool.is_group:
         return Outcome()
     with Locks(locks) as held, _Display(stage, len(pending)) as display:
         todo = _Todo(pending, held)
+        if pool.workers == 0:
+            get_ready(pool.imports, pool.threads)
         if pool.is_group:
             return _lead(todo, display)
         if pool.workers == 0:

@@ -5,6 +5,7 @@ The stage's own process needs no torch at all, and a worker that died is replace
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import traceback
@@ -107,12 +108,24 @@ def _answer(context: Any, place: str, arguments: tuple[Any, ...]) -> Any:  # noq
     return function(place)(*arguments)
 
 
+def get_ready(imports: Sequence[str], threads: int) -> None:
+    """Imports what jobs need, and has torch, if that is part of it, use a number of threads.
+
+    Args:
+        imports: modules.
+        threads: results depend on it; 0 leaves torch its own number.
+    """
+    for name in imports:
+        importlib.import_module(name)
+    if threads and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
 def work(connection: Connection, device: int | None, threads: int) -> None:
     """What a worker process does until it is told that there is no more."""
     stopping.reset()
     stopping.listen()
-    if threads and "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
+    get_ready((), threads)
     with suppress(EOFError, OSError):  # then the parent has gone
         while True:
             while not connection.poll(1.0):

@@ -24,6 +24,7 @@ from experiments.config.strict import ConfigError
 from experiments.datasets.base import DataError, LabelClass, Pixels, read_photograph
 from experiments.datasets.cityscapes import LABEL_IDS
 from experiments.datasets.cityscapes_classes import CLASSES as CITYSCAPES
+from experiments.datasets.preparation import resize
 from experiments.running import stopping, storage
 from experiments.running.devices import Devices
 from experiments.running.errors import ExpectedError, StageError
@@ -49,6 +50,8 @@ class Predictor:
     network_input: NetworkInput
     recipe: Recipe
     """Whose protocols are used."""
+    image_size: tuple[int, int] | None = None
+    """Height and width that images were shrunk to for training; ``None`` if they kept their own."""
 
     def protocol(self, kind: str) -> Protocol:
         """The recipe's ``single`` or ``multi`` scale protocol.
@@ -80,11 +83,13 @@ def of_training_folder(folder: TrainingFolder) -> Predictor:
         network_input = NetworkInput(**about["network_input"])
         # As JSON: strict about scalars, while a list is what JSON has for a tuple.
         recipe = Recipe.model_validate(about["recipe"])
+        size = about["image_size"]
+        image_size = None if size is None else (int(size[0]), int(size[1]))
     except (KeyError, TypeError, ValidationError) as error:
         raise StageError(
             f"{folder.about}: does not say how to build the network ({type(error).__name__}); {remedy}"
         ) from None
-    return Predictor(network, classes, network_input, recipe)
+    return Predictor(network, classes, network_input, recipe, image_size)
 
 
 def of_checkpoint(params: Params, key: str, checkpoint: Path) -> Predictor:
@@ -238,11 +243,21 @@ def _labels(
     predictor: Predictor, network: ScoreMaps, protocol: Protocol, devices: Devices, image: Pixels
 ) -> Pixels:
     """Class indices (H, W) of an image (H, W, 3)."""
-    tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)
+    tensor = torch.from_numpy(_as_trained(image, predictor.image_size).copy()).permute(2, 0, 1)
     inputs = predictor.network_input.normalise(tensor)[None].to(devices.device)
     scores = predict(lambda x: network(x)[0], inputs, protocol, (image.shape[0], image.shape[1]))
     labels: Any = scores[0].argmax(0).to(torch.uint8).cpu().numpy()
     return labels  # type: ignore[no-any-return]
+
+
+def _as_trained(image: Pixels, size: tuple[int, int] | None) -> Pixels:
+    """Shrinks an image until its short side is that of the training images; its shape stays."""
+    height, width = image.shape[:2]
+    factor = 1.0 if size is None else min(size) / min(height, width)
+    if factor >= 1:
+        return image
+    shrunk = (round(height * factor), round(width * factor))
+    return resize(image, shrunk, Image.Resampling.BILINEAR)
 
 
 def _write(path: Path, picture: Image.Image) -> None:

@@ -219,6 +219,7 @@ def _write(
             "options": run.options,
             "classes": [{"name": c.name, "colour": list(c.colour)} for c in data.classes],
             "network_input": asdict(NetworkInput.of(data, run.recipe)),
+            "image_size": run.profile.image_size,
             "recipe": run.recipe.model_dump(mode="json"),
             "parameter_groups": [group.described() for group in setup.groups],
             "batch": {**asdict(setup.cut), "parts": setup.cut.parts},
