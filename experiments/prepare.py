@@ -15,7 +15,7 @@ from experiments import datasets
 from experiments.config.params import Params, load_params
 from experiments.datasets.base import Split
 from experiments.datasets.preparation import files_digest, prepare, settings_digest
-from experiments.running import command, locks, stopping, storage
+from experiments.running import command, locks, paths, stopping, storage
 from experiments.running.errors import StageError
 
 
@@ -23,7 +23,8 @@ def main() -> None:
     parser = command.parser("prepare", __doc__)
     parser.add_argument("--again", action="store_true", help="read everything, whatever has changed")
     again = parser.parse_args().again
-    params = load_params()
+    # Whether the models' options are right is of interest here only before data are read for a long time.
+    params = load_params(models=False)
     for name in params.active.datasets:
         _prepare(params, name, again)
 
@@ -44,6 +45,7 @@ def _prepare(params: Params, name: str, again: bool) -> None:
             f"'{name}' has changed, but {busy[0]} is working with what was prepared before; wait for it, or "
             "end it"
         )
+    params.check_models(paths.PARAMS)
     storage.clear_partials(folder.parent)
     with storage.folder(folder) as new, tqdm(unit="image", mininterval=1, disable=None) as bar:
 

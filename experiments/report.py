@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.config.params import Params, load_params
 from experiments.reporting import captions
-from experiments.running import command, digests, jobs, paths, storage
+from experiments.running import command, digests, jobs, paths, server, storage
 from experiments.running.jobs import Outcome
 
 
@@ -45,6 +45,7 @@ def _draw(params: Params, keys: list[str], known: dict[str, str]) -> tuple[dict[
     Returns:
         The digests of all figures, what became of the work, and what the report shows, in words.
     """
+    server.start_ahead(server.DRAWING)
     # Here, as they take seconds to import and often there is nothing to draw.
     from experiments.reporting import measurements, page
     from experiments.reporting.drawing import Measured, draw

@@ -592,3 +592,17 @@ def test_prepare_ends_soon_when_it_is_asked_to_and_leaves_nothing_half_done(
     )
     assert list(Path("data/prepared/tiny").iterdir()) == []
     assert not workspace.call("prepare")
+
+
+def test_a_wrong_option_is_found_before_data_are_read(workspace: Workspace) -> None:
+    assert not workspace.call("prepare")
+    before = sorted(Path("data").rglob("*"))
+    workspace.params["experiments"]["spgnet-small"]["options"]["stages"] = "two"
+    workspace.write()
+    # Nothing is to be read, so the stage need not know; it takes seconds to find out.
+    assert not workspace.call("prepare")
+    assert "options.stages" in workspace.call("train")
+    workspace.profile["datasets"]["scenes"]["height"] = 48
+    workspace.write()
+    assert "options.stages" in workspace.call("prepare")
+    assert sorted(Path("data").rglob("*")) == before

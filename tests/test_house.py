@@ -10,6 +10,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from experiments import datasets
+from experiments.datasets import preparation
 from experiments.running import digests
 
 LAYERS = ("running", "config", "datasets", "samples", "training", "scoring", "measuring", "reporting")
@@ -103,6 +105,15 @@ def test_dvc_follows_the_folders_that_decide_a_result() -> None:
         # DVC removes an output before a stage starts unless it persists; a stage never does.
         outputs = [*stage.get("outs", []), *stage.get("metrics", [])]
         assert all(isinstance(out, dict) and next(iter(out.values()))["persist"] for out in outputs)
+
+
+def test_dvc_prepares_again_when_code_changed_that_prepared_data_depend_on() -> None:
+    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["prepare"]["deps"]
+    followed = [ROOT / dep for dep in deps if dep.startswith("experiments")]
+    for name in datasets.names():
+        for path in digests._imported(preparation.modules(name)):
+            if path != ROOT / "experiments/__init__.py":
+                assert any(path == each or each in path.parents for each in followed), path
 
 
 @pytest.mark.parametrize("stage", sorted(COMMANDS))

@@ -19,8 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from experiments.config.entries import Experiment, Profile, plugged_in_datasets
 from experiments.config.strict import ConfigError, StrictModel, describe, nearest
-from experiments.running import digests, paths, storage, workers
-from experiments.running.server import COMPUTING
+from experiments.running import digests, paths, server, storage, workers
 
 if TYPE_CHECKING:
     from models import Segmenter
@@ -59,6 +58,34 @@ def settle(
     Raises:
         ConfigError: a model, option or backbone that does not exist or fit, with the key's path.
     """
+    asked, kept = _question(experiments, profiles, active)
+    if kept.is_file():
+        answers = storage.read_json(kept, f"remove {kept}")
+    else:
+        if "torch" in sys.modules:
+            answers = _ask_models(asked, str(path))
+        else:
+            place = "experiments.config.model_options:_ask_models"
+            answers = workers.ask(place, asked, str(path), imports=server.COMPUTING)
+        for old in sorted(paths.CHECKED_PARAMS.glob("*.json"), key=lambda p: p.stat().st_mtime)[:-20]:
+            old.unlink(missing_ok=True)
+        storage.write_json(kept, answers)
+    try:
+        return {key: SettledOptions(**answers[key]) for key in experiments}
+    except (KeyError, TypeError):
+        raise storage.StorageError(f"{kept}: is not what this edition keeps; remove it") from None
+
+
+def begin(experiments: Mapping[str, Experiment], profiles: Mapping[str, Profile], active: str) -> None:
+    """Has another process import what ``settle`` will need, unless the answers are kept."""
+    if "torch" not in sys.modules and not _question(experiments, profiles, active)[1].is_file():
+        server.start_ahead(server.COMPUTING)
+
+
+def _question(
+    experiments: Mapping[str, Experiment], profiles: Mapping[str, Profile], active: str
+) -> tuple[dict[str, Any], Path]:
+    """What the models are asked, and the file that keeps their answers."""
     asked = {
         "experiments": {
             key: {"model": e.model, "options": e.options, "paper": _num_classes(e.dataset, profiles[active])}
@@ -69,22 +96,7 @@ def settle(
         "active": active,
     }
     digest = digests.of_value([asked, digests.of_code(folders=("models", "experiments/config"))])
-    kept = paths.CHECKED_PARAMS / f"{digest[:32]}.json"
-    if kept.is_file():
-        answers = storage.read_json(kept, f"remove {kept}")
-    else:
-        if "torch" in sys.modules:
-            answers = _ask_models(asked, str(path))
-        else:
-            place = "experiments.config.model_options:_ask_models"
-            answers = workers.ask(place, asked, str(path), imports=COMPUTING)
-        for old in sorted(paths.CHECKED_PARAMS.glob("*.json"), key=lambda p: p.stat().st_mtime)[:-20]:
-            old.unlink(missing_ok=True)
-        storage.write_json(kept, answers)
-    try:
-        return {key: SettledOptions(**answers[key]) for key in experiments}
-    except (KeyError, TypeError):
-        raise storage.StorageError(f"{kept}: is not what this edition keeps; remove it") from None
+    return asked, paths.CHECKED_PARAMS / f"{digest[:32]}.json"
 
 
 def _num_classes(dataset: str, profile: Profile) -> int:

@@ -134,17 +134,31 @@ class Params(StrictModel):
             key, self.profile, self.active, experiment, self.recipes[experiment.recipe], self._settled[key]
         )
 
+    def check_models(self, path: Path) -> None:
+        """Asks the models what they make of their options.
+
+        Args:
+            path: of the params file, for the error.
+
+        Raises:
+            ConfigError: a model, option or backbone that does not exist or fit, with the key's path.
+        """
+        settled = model_options.settle(self.experiments, self.profiles, self.profile, path)
+        self._settled.update(settled)
+
     def runs(self, keys: Iterable[str] | None = None) -> list[Run]:
         """Some experiments, or all."""
         return [self.run(key) for key in (self.experiments if keys is None else keys)]
 
 
-def load_params(path: Path = paths.PARAMS, profile: str | None = None) -> Params:
+def load_params(path: Path = paths.PARAMS, profile: str | None = None, *, models: bool = True) -> Params:
     """Reads and validates a params file.
 
     Args:
         path: of the file.
         profile: to put in force in place of the file's own.
+        models: whether to ask the models what they make of their options, which takes seconds if they were
+            not asked before. Without, that only begins, and ``check_models`` has to come before ``run``.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or says something impossible.
@@ -177,7 +191,10 @@ def load_params(path: Path = paths.PARAMS, profile: str | None = None) -> Params
         keys, message = describe(errors[0])
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise ConfigError(f"{path}: {'.'.join(keys)}: {message}{more}") from None
-    params._settled.update(model_options.settle(params.experiments, params.profiles, params.profile, path))
+    if models:
+        params.check_models(path)
+    else:
+        model_options.begin(params.experiments, params.profiles, params.profile)
     return params
 
 

@@ -50,8 +50,12 @@ class _Checked:
 
 def settings_digest(name: str, options: dict[str, Any], size: tuple[int, int] | None) -> str:
     """Digest of the settings and the code that prepared data are a function of, beside the files."""
-    modules = (f"experiments.datasets.{name}", "experiments.datasets.preparation")
-    return digests.of_value([name, options, size, digests.of_code(modules)])
+    return digests.of_value([name, options, size, digests.of_code(modules(name))])
+
+
+def modules(name: str) -> tuple[str, str]:
+    """Modules that, with all that they import, decide what is prepared; dvc.yaml follows them."""
+    return f"experiments.datasets.{name}", "experiments.datasets.preparation"
 
 
 def files_digest(dataset: Dataset) -> str:

@@ -13,12 +13,11 @@ import pandas as pd
 from experiments.config.params import Params
 from experiments.reporting.evidence import Evidence
 from experiments.reporting.papers import PaperPage
-from experiments.running import digests, jobs, machine
+from experiments.running import digests, jobs, machine, server
 from experiments.running.jobs import Job, Outcome, Pool
 
 ENDINGS = ("svg", "png")
 """Of the files of a figure."""
-_FIGURES = "experiments.reporting.figures"
 _STYLE = Path(__file__).with_name("report.mplstyle")
 
 
@@ -81,7 +80,7 @@ def draw(
         if path.name not in wanted:
             path.unlink()
     work = [_job(drawing, folder, known) for drawing in drawings]
-    pool = Pool(min(machine.cores(), len(work)), 1, imports=[_FIGURES])
+    pool = Pool(min(machine.cores(), len(work)), 1, imports=server.DRAWING)
     outcome = jobs.do_jobs("report", work, pool, locks)
     undone = {*outcome.failed, *outcome.left}
     done = {job.name: job.digest for job in work if job.name not in undone}
@@ -98,7 +97,7 @@ def _job(drawing: Drawing, folder: Path, known: Mapping[str, str]) -> Job:
     return Job(
         name=drawing.name,
         digest=digest,
-        work=f"{_FIGURES}:draw",
+        work=f"{server.DRAWING[0]}:draw",
         arguments={
             "function": drawing.function,
             "arguments": drawing.arguments,
@@ -111,7 +110,7 @@ def _job(drawing: Drawing, folder: Path, known: Mapping[str, str]) -> Job:
 
 def _digest(drawing: Drawing) -> str:
     """Digest of all that a figure is a function of: its arguments, the files among them, and the code."""
-    code = digests.of_code((_FIGURES,))
+    code = digests.of_code(server.DRAWING)
     style = digests.of_file(_STYLE)
     total = hashlib.sha256(f"{code} {style} {drawing.function} {drawing.name}".encode())
     total.update(repr(_described(drawing.arguments)).encode())

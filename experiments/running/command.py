@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import os
 import re
@@ -119,6 +120,7 @@ def run(stage: str, main: Callable[[], None]) -> None:
         # Ends what the package's __init__ began: what the imports made is never looked at again.
         gc.freeze()
         gc.enable()
+        atexit.register(gc.freeze)  # the same for what a stage imports later
     stopping.reset()
     stopping.listen()
     try:

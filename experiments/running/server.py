@@ -22,6 +22,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,6 +40,8 @@ COMPUTING = (
     "experiments.measuring.timing",
 )
 """What workers that compute need; the stages share one server."""
+DRAWING = ("experiments.reporting.figures",)
+"""What workers that draw need."""
 LINGER = 20.0
 """Seconds without work and without workers after which a server ends."""
 
@@ -92,6 +95,22 @@ class Forked:
         """Forgets it; what it does ends when it finds its connection closed."""
         self.connection.close()
         self._server.close()
+
+
+def start_ahead(imports: Sequence[str]) -> None:
+    """Has a server import modules while this process does something else, which will need it then.
+
+    Nothing is said if it does not start: whoever asks it for a process will hear of that.
+    """
+    address = _folder() / f"{_key(list(imports))}.sock"
+
+    def start() -> None:
+        with suppress(OSError, StorageError):
+            found = _connect(address) or _start(address, list(imports))
+            if found is not None:
+                found.close()
+
+    threading.Thread(target=start, daemon=True).start()
 
 
 def _ask(imports: list[str], request: dict[str, object], files: list[int]) -> tuple[socket.socket, int]:

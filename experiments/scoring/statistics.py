@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -160,9 +160,7 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     """p values by Benjamini and Hochberg's procedure: of those up to 5 %, at most 5 % are so by chance."""
     if not p_values:
         return []
-    from scipy import stats  # here, as importing it takes longer than all else that most commands do
-
-    return [float(p) for p in stats.false_discovery_control(p_values, method="bh")]
+    return [float(p) for p in scipy.stats.false_discovery_control(p_values, method="bh")]
 
 
 def threshold_of_one_more(p_values: Sequence[float]) -> float:
@@ -241,9 +239,9 @@ def _expected_p(means: Floats, deviations: Floats, seeds: Integers, noise: Noise
     both = by_seed + noise.shared
     freedom = both**2 / _positive(by_seed**2 / (seeds - 1) + noise.shared**2 / (noise.images - 1))
     sizes = np.abs(means)
-    p_seeds = 2 * special.stdtr(seeds - 1, -sizes / np.sqrt(_positive(by_seed)))
-    p_images = 2 * special.ndtr(-sizes / np.sqrt(_positive(by_image)))
-    p_both = 2 * special.stdtr(freedom, -sizes / np.sqrt(_positive(both)))
+    p_seeds = 2 * scipy.special.stdtr(seeds - 1, -sizes / np.sqrt(_positive(by_seed)))
+    p_images = 2 * scipy.special.ndtr(-sizes / np.sqrt(_positive(by_image)))
+    p_both = 2 * scipy.special.stdtr(freedom, -sizes / np.sqrt(_positive(both)))
     largest: Floats = np.maximum(np.maximum(p_seeds, p_images), p_both)
     return largest
 
@@ -263,11 +261,11 @@ def _both(noise: Noise) -> tuple[float, float]:
 
 def interval(mean: float, error: float, freedom: float) -> Interval:
     """Student's interval at 95 % of a mean, from its standard error and its degrees of freedom."""
-    half = -float(special.stdtrit(freedom, LEVEL / 2)) * error
+    half = -float(scipy.special.stdtrit(freedom, LEVEL / 2)) * error
     return Interval(mean - half, mean + half)
 
 
 def _p(difference: float, error: float, freedom: float) -> float:
     if error == 0:
         return 0.0 if difference else 1.0
-    return float(2 * special.stdtr(freedom, -abs(difference) / error))
+    return float(2 * scipy.special.stdtr(freedom, -abs(difference) / error))
