@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import backbones
-from models.parts.folding import fold_norms
+from models.parts.folding import fold_norms, pack_convolutions
 from models.released import ReleasedFormat
 
 IGNORE_LABEL = 255
@@ -197,12 +197,13 @@ class Segmenter(nn.Module):
         return False
 
     def for_inference(self) -> Self:
-        """The network in evaluation mode, batch norms folded: it neither trains nor loads a state now.
+        """The network in evaluation mode, norms folded, weights packed: it neither trains nor loads now.
 
         Weights are laid out channels last: a convolution on a CPU otherwise reorders what it reads and
         writes. Of AlignSeg on a ResNet-101 that is a fifth of the time.
         """
         fold_norms(self.eval())
+        pack_convolutions(self)
         return self.to(memory_format=torch.channels_last)
 
     def loss(

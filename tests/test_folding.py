@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 import models
-from models.parts.folding import fold_norms
+from models.parts.folding import fold_norms, pack_convolutions
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,32 @@ def test_folded_norms_leave_the_scores(name: str, options: dict[str, Any]) -> No
 def test_a_network_in_training_is_not_folded() -> None:
     with pytest.raises(ValueError, match="training mode"):
         fold_norms(models.create("gun", 5))
+
+
+def test_packed_weights_leave_the_scores_and_what_came_before_does_not_matter() -> None:
+    torch.manual_seed(0)
+    model = models.create("alignseg", 5, backbone="resnet18s").eval()
+    packed = copy.deepcopy(model)
+    assert pack_convolutions(packed) > 20
+    small, wide, pair = torch.randn(1, 3, 64, 96), torch.randn(1, 3, 48, 128), torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        first = packed(small).logits
+        torch.testing.assert_close(first, model(small).logits, rtol=1e-5, atol=1e-6)
+        for other in (wide, pair):
+            torch.testing.assert_close(packed(other).logits, model(other).logits, rtol=1e-5, atol=1e-6)
+            assert torch.equal(packed(small).logits, first)
+        assert torch.equal(copy.deepcopy(packed)(small).logits, first)
+
+
+def test_packed_weights_are_not_in_the_way_of_gradients_and_other_precisions() -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 4, 3, padding=1)
+    packed = nn.Sequential(convolution)
+    assert pack_convolutions(packed) == 1
+    images = torch.randn(1, 3, 8, 8, requires_grad=True)
+    packed(images).sum().backward()
+    assert images.grad is not None
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert packed(images).dtype == torch.bfloat16
+    with torch.inference_mode():
+        assert packed.double()(images.double()).dtype == torch.float64

@@ -1,10 +1,12 @@
-"""A network for inference alone: batch norms become part of the convolutions before them."""
+"""A network for inference alone: batch norms become part of convolutions, and weights are packed."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
@@ -47,3 +49,76 @@ def _neighbours(module: nn.Module, names: list[str]) -> list[tuple[str, str]]:
     if isinstance(module, nn.Sequential):
         return list(pairwise(names))
     return [(name, name.replace("conv", "bn")) for name in names if name in ("conv1", "conv2", "conv3")]
+
+
+def pack_convolutions(network: nn.Module) -> int:
+    """Has every convolution on a CPU keep its weights as the CPU's kernels want them, in place.
+
+    Otherwise they are brought into that order at each call: of AlignSeg on a ResNet-101 at 384 x 768 that is
+    a tenth of the time.
+
+    Args:
+        network: which neither trains nor loads a state afterwards.
+
+    Returns:
+        How many convolutions it has.
+    """
+    packed = 0
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Conv2d and child.padding_mode == "zeros" and child.padding != "same":
+                setattr(module, name, PackedConv2d(child))
+                packed += 1
+    return packed
+
+
+class PackedConv2d(nn.Conv2d):
+    """A convolution for inference. Its scores are a function of weights and images, not of earlier calls.
+
+    Args:
+        convolution: whose weights it takes over.
+    """
+
+    def __init__(self, convolution: nn.Conv2d):
+        super().__init__(
+            convolution.in_channels,
+            convolution.out_channels,
+            convolution.kernel_size,  # type: ignore[arg-type]
+            convolution.stride,  # type: ignore[arg-type]
+            convolution.padding,  # type: ignore[arg-type]
+            convolution.dilation,  # type: ignore[arg-type]
+            convolution.groups,
+            convolution.bias is not None,
+            device="meta",
+        )
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self._packed: tuple[torch.Size, Tensor] | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self._can_pack(input):
+            return super().forward(input)
+        # The order that is best depends on the input's size. Weights in another's would do, with other last
+        # digits: what an image scores would depend on the image before it.
+        if self._packed is None or self._packed[0] != input.shape:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, self.padding, self.stride, self.dilation, self.groups, list(input.shape)
+            )
+            self._packed = (input.shape, weight)
+        found: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            input, self._packed[1], self.bias, self.padding, self.stride, self.dilation, self.groups,
+            "none", [], "",
+        )  # fmt: skip
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": None}  # which no copy can be made of
+
+    def _can_pack(self, images: Tensor) -> bool:
+        return (
+            torch.backends.mkldnn.is_available()
+            and images.device.type == "cpu"
+            and images.dtype == self.weight.dtype == torch.float32
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+        )

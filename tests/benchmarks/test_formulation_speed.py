@@ -7,7 +7,10 @@ What was tried on a CPU, with CPU seconds of one thread at 192 x 384 and the pub
 
 - 1x1 convolutions before the upsampling, no auxiliary head: 1.07, kept;
 - batch norms folded besides, expected to give 1.1 as they took 10 % of a profile: 1.09, kept;
-- weights channels last besides, which spares oneDNN the reordering: 1.33, kept.
+- weights channels last besides, which spares oneDNN the reordering: 1.33, kept;
+- weights packed in oneDNN's own order besides, expected to give 1.1, as each of a hundred calls reordered
+  them. At 384 x 768 on a later processor 1.33 before and 1.47 with it, kept; packed without saying for which
+  input size 1.03, dropped.
 """
 
 from __future__ import annotations
