@@ -227,6 +227,17 @@ class TestVerdicts:
         for ends in (("low", "high"), ("seeds_low", "seeds_high"), ("images_low", "images_high")):
             assert 8 < float(row[ends[0]]) < float(row["difference"]) < float(row[ends[1]]) < 12
 
+    def test_sides_that_a_profile_trains_differently_are_not_compared(self, measured: Workspace) -> None:
+        measured.profile["experiments"] = {"gun-small": {"steps": 3}}
+        measured.write()
+        fake({"gun-small": 0.5})
+        assert not measured.call("evaluate", *LEVELS)
+        assert not measured.call("claims")
+        row = verdicts().loc["true"]
+        assert (row["verdict"], row["difference"]) == ("not measured", "")
+        assert row["reason"] == "under this profile gun-small is trained unlike the others (steps 3)"
+        assert verdicts().loc["same-network", "verdict"] == "supported"
+
     def test_two_seeds_are_too_few(self, measured: Workspace) -> None:
         measured.params["seeds"] = [0, 1]
         measured.write()

@@ -32,6 +32,8 @@ class Measurements:
     """Rows of ``speed.csv``."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """That one training took, by experiment."""
+    exceptions: Mapping[str, str] = field(default_factory=dict)
+    """How the profile has an experiment trained unlike all others, in words, by experiment."""
 
     def scores_path(self, key: str) -> Path:
         """Where the scores of an experiment stand."""
@@ -73,6 +75,10 @@ def present(params: Params) -> Measurements:
         costs={row["experiment"]: row for row in counted_rows(params)},
         timings=timed_rows(params),
         seconds=seconds,
+        exceptions={
+            key: ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
+            for key, settings in params.active.experiments.items()
+        },
     )
 
 

@@ -116,6 +116,9 @@ def load(name: str, params: Params) -> Reference:
         costs=costs,
         timings=_rows(timings, name, columns) if timings.is_file() else [],
         seconds={key: kept["training_seconds"] for key, kept in about["experiments"].items()},
+        exceptions={
+            key: kept["exception"] for key, kept in about["experiments"].items() if kept.get("exception")
+        },
     )
     return Reference(name, about, found)
 
@@ -196,7 +199,11 @@ def _about(name: str, params: Params, found: Measurements) -> dict[str, Any]:
         "date": max(about["time"] for about in abouts.values())[:10],
         "command": " ".join(["python -m experiments.claims", *sys.argv[1:]]),
         "experiments": {
-            key: {"settings": _settings(params, key), "training_seconds": round(found.seconds[key], 1)}
+            key: {
+                "settings": _settings(params, key),
+                "training_seconds": round(found.seconds[key], 1),
+                "exception": found.exceptions.get(key, ""),
+            }
             for key in found.scores
         },
     }

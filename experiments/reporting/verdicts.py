@@ -210,6 +210,14 @@ class _Bench:
             if side.experiment not in self.found.scores:
                 reason = self.found.reasons.get(side.experiment, f"not in {self.found.name}")
                 raise NotMeasuredError(f"{side.experiment}: {reason}")
+        unlike = [self.found.exceptions.get(side.experiment, "") for side in (better, worse)]
+        if unlike[0] != unlike[1]:
+            said = "; ".join(
+                f"{side.experiment} is trained unlike the others ({exception})"
+                for side, exception in zip((better, worse), unlike, strict=True)
+                if exception
+            )
+            raise NotMeasuredError(f"under this profile {said}")
         scores = [self.found.scores[side.experiment] for side in (better, worse)]
         self._check_alike(claim, scores)
         if claim.dataset not in (None, scores[0]["dataset"]):
