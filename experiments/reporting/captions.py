@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.config.params import Params
 
@@ -44,6 +44,17 @@ def counted(number: int, thing: str) -> str:
 def size(height_and_width: Sequence[int]) -> str:
     """Height and width as ``512 x 1024``."""
     return " x ".join(map(str, height_and_width))
+
+
+def exceptions(known: Mapping[str, str], keys: Iterable[str]) -> str:
+    """Which of some experiments a profile trains unlike the others, in a sentence; empty if there is none.
+
+    Args:
+        known: what is different, by experiment.
+        keys: the experiments that are shown.
+    """
+    said = [f"{key} ({known[key]})" for key in keys if key in known]
+    return f" Trained unlike the others: {', '.join(said)}." if said else ""
 
 
 def missing(reasons: Iterable[tuple[str, str]]) -> str:

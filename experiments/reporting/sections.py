@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.reporting.captions import joined
+from experiments.reporting.captions import exceptions, joined
 from experiments.reporting.cost_sections import (
     accuracy_against_cost,
     macs_by_size,
@@ -147,6 +147,7 @@ def peers(measured: Measured) -> list[Drawing]:
                 })  # fmt: skip
         if len(rows) > 1:
             text = f"{source.brief} mIoU, mean over the seeds; the line is the 95 % over the seeds."
+            text += exceptions(source.found.exceptions, keys)
             arguments = ([("", "#0072b2", _sorted(rows))], "mIoU %", False, ())
             return [Drawing("peers", "At an equal recipe", text, "across", "intervals", arguments)]
     return []

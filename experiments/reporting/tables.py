@@ -287,10 +287,13 @@ def peers_table(params: Params, evidence: Evidence) -> Table | None:
     ]
     if not any(page.peers for page in found):
         return None
+    conditions = [
+        source.conditions + captions.exceptions(source.found.exceptions, keys) for source in evidence.columns
+    ]
     caption = (
         "All under one profile: the same data, steps, batch, crop and rate by optimizer, where the profile "
         "sets them, and otherwise what the recipe says; no paper has this comparison. "
-        f"{' '.join(source.conditions for source in evidence.columns)}"
+        f"{' '.join(conditions)}"
     )
     return Table("peers", caption, _filled(pd.DataFrame(rows)), "At an equal recipe", "across")
 
