@@ -239,3 +239,11 @@ class TestPictures:
     def test_next_to_ignored_pixels_there_is_no_boundary(self) -> None:
         labels = np.array([[0, 0, 255, 1, 1]], np.uint8).repeat(3, axis=0)
         assert not pictures.near_boundary(labels).any()
+
+
+def test_an_answer_near_boundaries_names_the_comparison_if_it_is_another() -> None:
+    page = (ROOT / "reports/index.html").read_text(encoding="utf-8")
+    rows = re.finditer(r'<th scope="row"><a href="#(\w+)">.*?</tr>', page, re.DOTALL)
+    said = {row[1]: "Of another comparison: " in row[0] for row in rows}
+    # Near boundaries SPGNet's two stages are compared with one, by mIoU with two that are not guided.
+    assert said == {"spgnet": True, "gun": False, "semask": False, "alignseg": False}
