@@ -89,10 +89,12 @@ def _paper_table(
         (row["row"], row["metric"]): Noted(_plain(row["metric"], row["value"]), _source(row))
         for row in here.to_dict("records")
     }
+    mirrors: dict[str, list[dict[Any, Any]]] = {}
+    for own in ours.to_dict("records"):
+        mirrors.setdefault(own["row"], []).append(own)
     rows = []
     for row in dict.fromkeys([*here["row"], *ours["row"]]):
-        mirrors = ours[ours["row"] == row].to_dict("records")
-        for own in mirrors or [{}]:
+        for own in mirrors.get(row, [{}]):
             key = str(own.get("experiment", ""))
             line: dict[str, Any] = {
                 "Method": row,
