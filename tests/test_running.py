@@ -242,6 +242,25 @@ class TestLocks:
         assert sum(done) == 30
 
 
+def test_what_one_process_begins_to_import_the_next_finds(tmp_path: Path) -> None:
+    imported = tmp_path / "imported"
+    (tmp_path / "slow.py").write_text(
+        f"import time\nwith open({str(imported)!r}, 'a') as file: file.write('once ')\ntime.sleep(3)\n"
+    )
+    environment = stage_environment() | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+
+    def run(code: str) -> None:
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=60)
+
+    run("from experiments.running import server; server.start_ahead(['slow'])")  # and ends
+    deadline = time.monotonic() + 60
+    while not imported.exists():
+        assert time.monotonic() < deadline, "nothing has begun"
+        time.sleep(0.01)
+    run("from experiments.running.workers import ask; assert ask('os:getpid', imports=['slow'])")
+    assert imported.read_text() == "once "
+
+
 class TestStopping:
     @pytest.mark.parametrize(
         ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]

@@ -22,13 +22,13 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import IO
 
 from experiments.running import digests
 from experiments.running.storage import StorageError
@@ -98,19 +98,18 @@ class Forked:
 
 
 def start_ahead(imports: Sequence[str]) -> None:
-    """Has a server import modules while this process does something else, which will need it then.
+    """Has a server begin to import modules that this process, or the next one, will need.
 
     Nothing is said if it does not start: whoever asks it for a process will hear of that.
     """
     address = _folder() / f"{_key(list(imports))}.sock"
-
-    def start() -> None:
-        with suppress(OSError, StorageError):
-            found = _connect(address) or _start(address, list(imports))
-            if found is not None:
-                found.close()
-
-    threading.Thread(target=start, daemon=True).start()
+    with open(address.with_suffix(".lock"), "w") as lock, suppress(BlockingIOError):  # another starts it
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = _connect(address)
+        if found is None:
+            _launch(address, list(imports), lock)
+        else:
+            found.close()
 
 
 def _ask(imports: list[str], request: dict[str, object], files: list[int]) -> tuple[socket.socket, int]:
@@ -150,19 +149,7 @@ def _start(address: Path, imports: list[str]) -> socket.socket | None:
         found = _connect(address)
         if found is not None:
             return found
-        address.unlink(missing_ok=True)
-        with open(address.with_suffix(".log"), "wb") as log:
-            command = [sys.executable, "-m", "experiments.running.server", str(address), *imports]
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join(_search_path())}
-            process = subprocess.Popen(
-                command,
-                cwd=digests.ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a signal from the keyboard is for the stage
-            )
+        process = _launch(address, imports, lock)
         deadline = time.monotonic() + _STARTS_WITHIN
         while time.monotonic() < deadline and process.poll() is None:
             found = _connect(address)
@@ -176,6 +163,21 @@ def _start(address: Path, imports: list[str]) -> socket.socket | None:
         raise StorageError(
             f"{address.with_suffix('.log')}: the process that forks workers did not start "
             f"({lines[-1] if lines else 'it said nothing'})"
+        )
+
+
+def _launch(address: Path, imports: list[str], lock: IO[str]) -> subprocess.Popen[bytes]:
+    """Starts a server. The lock is its own too, until it listens: nobody else starts one meanwhile."""
+    address.unlink(missing_ok=True)
+    with open(address.with_suffix(".log"), "wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "experiments.running.server", str(address), *imports],
+            cwd=digests.ROOT,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(_search_path())},
+            stdin=lock,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # a signal from the keyboard is for the stage
         )
 
 
@@ -215,6 +217,8 @@ def main() -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
     listener.listen(64)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)  # which was the lock
     children: dict[int, socket.socket] = {}
     last = time.monotonic()
     while children or time.monotonic() - last < LINGER:
