@@ -238,6 +238,12 @@ class TestVerdicts:
         assert row["reason"] == "under this profile gun-small is trained unlike the others (steps 3)"
         assert verdicts().loc["same-network", "verdict"] == "supported"
 
+    def test_an_exception_that_changes_nothing_is_none(self, measured: Workspace) -> None:
+        measured.profile["experiments"] = {"gun-small": {"steps": measured.profile["recipe"]["steps"]}}
+        measured.write()
+        assert not measured.call("claims")
+        assert verdicts().loc["true", "verdict"] == "supported"
+
     def test_two_seeds_are_too_few(self, measured: Workspace) -> None:
         measured.params["seeds"] = [0, 1]
         measured.write()

@@ -57,6 +57,16 @@ def test_packed_weights_leave_the_scores_and_what_came_before_does_not_matter() 
         assert torch.equal(copy.deepcopy(packed)(small).logits, first)
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_padding_in_words_keeps_its_convolution(padding: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=padding)).eval()
+    images = torch.randn(1, 3, 8, 8)
+    with torch.inference_mode():
+        before = network(images)
+        pack_convolutions(network)
+        assert torch.equal(network(images), before)
+
+
 def test_packed_weights_are_not_in_the_way_of_gradients_and_other_precisions() -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 4, 3, padding=1)

@@ -27,9 +27,9 @@ from experiments.training.step import take_step
 
 pytest.importorskip("transformers")
 BATCHES = 10
-TRAINED = {"peers-half": "deeplab"}
-"""Experiments in place of a recipe's first. CRF-RNN's mean field starts from a trained FCN in its paper; from
-nothing its loss rises for 100 steps at the recipe's rate, and at a tenth of it."""
+INSTEAD = {"peers-half": "deeplab"}
+"""The experiment that is trained in place of a recipe's first. CRF-RNN's mean field starts from a trained FCN
+in its paper; from nothing its loss rises for 100 steps at the recipe's rate, and at a tenth of it."""
 RECIPES = list(yaml.safe_load((ROOT / "params.yaml").read_text())["recipes"])
 
 
@@ -68,7 +68,7 @@ def falls(params: Params, name: str, steps: int, folder: Path) -> NDArray[np.flo
     Of the first batches: as they were learnt from, and at the end again.
     """
     first_key = next(key for key, experiment in params.experiments.items() if experiment.recipe == name)
-    key = TRAINED.get(name, first_key)
+    key = INSTEAD.get(name, first_key)
     run: Run = params.run(key)
     size = tuple(tenth(list(TYPICAL_SIZES[run.dataset])))
     run.profile = run.profile.model_copy(update={"image_size": size})

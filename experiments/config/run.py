@@ -49,9 +49,22 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         """The paper's recipe with what the profile changes in all, in this recipe and in this experiment."""
+        return changed(self._shared_recipe, self.profile.experiments.get(self.key, {}))
+
+    @cached_property
+    def _shared_recipe(self) -> Recipe:
+        """The same for every experiment with this recipe."""
         recipe = self.profile.recipe.apply(self.paper_recipe)
-        recipe = changed(recipe, self.profile.recipes.get(self.experiment.recipe, {}))
-        return changed(recipe, self.profile.experiments.get(self.key, {}))
+        return changed(recipe, self.profile.recipes.get(self.experiment.recipe, {}))
+
+    @property
+    def exceptions(self) -> dict[str, Any]:
+        """Settings that the profile changes for this experiment alone, with their values."""
+        own = self.profile.experiments.get(self.key, {})
+        shared = self._shared_recipe
+        return {
+            name: value for name, value in own.items() if getattr(shared, name) != getattr(self.recipe, name)
+        }
 
     @property
     def dataset(self) -> str:

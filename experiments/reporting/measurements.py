@@ -76,8 +76,9 @@ def present(params: Params) -> Measurements:
         timings=timed_rows(params),
         seconds=seconds,
         exceptions={
-            key: ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
-            for key, settings in params.active.experiments.items()
+            run.key: ", ".join(f"{name} {value}" for name, value in sorted(run.exceptions.items()))
+            for run in params.runs(params.active.experiments)
+            if run.exceptions
         },
     )
 

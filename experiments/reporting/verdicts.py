@@ -152,6 +152,7 @@ def digest(params: Params, found: Measurements) -> str:
             {key: claim.model_dump(mode="json") for key, claim in params.claims.items()},
             scored,
             {key: found.reasons.get(key) for key in named},
+            {key: found.exceptions.get(key) for key in named},
             {key: dict(found.costs[key]) for key in named if key in found.costs},
             [dict(row) for row in found.timings if row["experiment"] in named],
             digests.of_code(folders=("experiments/reporting", "experiments/scoring")),

@@ -103,7 +103,7 @@ def _imports(path: Path) -> list[str]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All statements below a node: nine tenths of a tree are expressions, which import nothing."""
+    """All statements below a node; expressions, most of a tree, import nothing."""
     for part in ("body", "orelse", "finalbody", "handlers", "cases"):
         for below in getattr(node, part, ()):
             yield below

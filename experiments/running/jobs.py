@@ -64,9 +64,9 @@ class Pool:
 
     Args:
         workers: processes; 0 does the jobs in this process.
-        threads: of each worker; 0 leaves torch its own number.
+        threads: of each worker, or of this process; 0 leaves torch its own number.
         devices: GPUs, each of which one worker at a time gets.
-        imports: modules that every worker needs, which are imported once for all.
+        imports: modules that the jobs need, which are imported once for all workers.
         rank: of this process among those that torchrun started.
         is_group: whether torchrun started several, which do every job together.
     """

@@ -66,7 +66,11 @@ def pack_convolutions(network: nn.Module) -> int:
     packed = 0
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is nn.Conv2d and child.padding_mode == "zeros" and child.padding != "same":
+            if (
+                type(child) is nn.Conv2d
+                and child.padding_mode == "zeros"
+                and not isinstance(child.padding, str)
+            ):
                 setattr(module, name, PackedConv2d(child))
                 packed += 1
     return packed
