@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import backbones
-from models.parts.folding import fold_norms, pack_convolutions
+from models.parts.folding import fold_norms, pack_weights
 from models.released import ReleasedFormat
 
 IGNORE_LABEL = 255
@@ -203,7 +203,7 @@ class Segmenter(nn.Module):
         writes. Of AlignSeg on a ResNet-101 that is a fifth of the time.
         """
         fold_norms(self.eval())
-        pack_convolutions(self)
+        pack_weights(self)
         return self.to(memory_format=torch.channels_last)
 
     def loss(

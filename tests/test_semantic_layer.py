@@ -8,15 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn import functional as F
 
 from models.parts.semantic_layer import (
     SemanticAttention,
     SemanticLayer,
-    from_windows,
     semantic_decoder,
-    to_windows,
 )
+from models.parts.windows import Windows
 
 Layer = TypeVar("Layer", SemanticLayer, SemanticAttention)
 
@@ -118,12 +118,29 @@ def test_a_fixed_lambda_is_no_parameter_and_no_part_of_a_checkpoint() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5))
-def test_windows_come_back_in_their_places(height: int, width: int, window: int) -> None:
-    x = torch.arange(2 * height * width * 3.0).view(2, height, width, 3)
-    windows = to_windows(x, window)
-    assert windows.shape[1:] == (window * window, 3)
-    assert torch.equal(from_windows(windows, window, height, width), x)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(0, 4))
+def test_windows_are_padded_shifted_and_cut_and_come_back(
+    height: int, width: int, side: int, shift: int
+) -> None:
+    right, bottom = -width % side, -height % side
+    grid = (2, (height + bottom) // side, side, (width + right) // side, side, 3)
+
+    def cut(x: Tensor) -> Tensor:  # one step after the other
+        padded = F.pad(x, (0, 0, 0, right, 0, bottom)).roll((-shift, -shift), dims=(1, 2))
+        return padded.reshape(grid).transpose(2, 3).reshape(-1, side * side, 3)
+
+    x = torch.randn(2, height, width, 3, requires_grad=True)
+    windows = Windows(height, width, side, shift)
+    assert torch.equal(windows.cut(x), cut(x))
+    assert torch.equal(windows.cut(x.detach()), cut(x))
+    assert torch.equal(windows.join(windows.cut(x)), x)
+    weights = torch.randn_like(cut(x))
+    (expected,) = torch.autograd.grad((cut(x) * weights).sum(), x)
+    (actual,) = torch.autograd.grad((windows.cut(x) * weights).sum(), x)
+    assert torch.equal(actual, expected)
+    cuts = cut(x).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad((windows.join(cuts) * x.detach()).sum(), cuts)
+    assert torch.equal(gradient, cut(x))
 
 
 @pytest.mark.parametrize("stages", [(1, 2, 3, 4), (1,), (3, 4), (1, 4)])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import models
 from models.backbones.swin import Swin, SwinBlock, shift_mask
+from models.parts.windows import Windows
 from models.semask import BACKBONES, SeMaskSegmenter
 
 NANO = "swin_nano"
@@ -104,8 +105,12 @@ def test_windows_are_padded_at_the_right_and_bottom_before_they_are_shifted(
     assert isinstance(block, SwinBlock)
     assert block.shift == shift
     x = torch.randn(1, *size, 32, dtype=torch.float64)
-    actual = block.attend(x, shift_mask(*size, 4, x))
-    torch.testing.assert_close(actual, attention_over_all_pairs(block, x))
+    windows, mask = Windows(*size, 4, shift), shift_mask(*size, 4, x) if shift else None
+    expected = attention_over_all_pairs(block, x)
+    torch.testing.assert_close(block.attend(x, windows, mask), expected)
+    with torch.inference_mode():  # which fuses the attention
+        both = torch.cat((x, x))
+        torch.testing.assert_close(block.attend(both, windows, mask), torch.cat((expected, expected)))
 
 
 def attention_over_all_pairs(block: SwinBlock, x: Tensor) -> Tensor:

@@ -16,9 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.alignseg import AlignSeg
+from models.backbones.swin import SwinBlock
 from models.gun import FusionModule, GuidanceFusion
 from models.parts.alignment import OffsetBranch
 from models.parts.layers import upsample
+from models.parts.semantic_layer import SemanticLayer
+from models.parts.windows import Windows
+from models.semask import SeMaskEncoder
 
 
 def write_as_published(network: nn.Module) -> str:
@@ -28,7 +32,7 @@ def write_as_published(network: nn.Module) -> str:
         network: on any device; its parameters and their names stay.
 
     Returns:
-        What differs from the implementation, in words; empty where nothing does.
+        Which multiply-accumulates differ from the implementation's, in words; empty where none do.
     """
     notes = []
     for module in network.modules():
@@ -36,10 +40,12 @@ def write_as_published(network: nn.Module) -> str:
             if isinstance(module, kind):
                 module.forward = partial(forward, module)
                 notes.append(note)
+        if isinstance(module, SeMaskEncoder):
+            module.register_forward_hook(_lay_out_channels_first)
     if isinstance(network, AlignSeg) and network.auxiliary_head is not None:
         network.align_fa["16"].register_forward_hook(partial(_run_auxiliary_head, network.auxiliary_head))
         notes.append("the auxiliary head runs in inference too")
-    return "; ".join(dict.fromkeys(notes))
+    return "; ".join(dict.fromkeys(filter(None, notes)))
 
 
 def _offset_branch(branch: OffsetBranch, fine: Tensor, coarse: Tensor) -> Tensor:
@@ -63,14 +69,57 @@ def _guidance_fusion(module: GuidanceFusion, deep: Tensor, early: Tensor) -> Ten
     return F.relu(module.early(early) + module.deep(upsample(deep, early.shape[-2:])))
 
 
+def _swin_block(block: SwinBlock, x: Tensor, _: Windows, mask: Tensor | None) -> Tensor:
+    windows, grid = _cut(block.norm1(x), block.window, block.shift)
+    x = x + block.drop_path1(_join(block.attn(windows, mask), grid, x.shape, block.shift))
+    out: Tensor = x + block.drop_path2(block.mlp(block.norm2(x)))
+    return out
+
+
+def _semantic_layer(layer: SemanticLayer, x: Tensor) -> tuple[Tensor, Tensor]:
+    if layer.window is None:
+        return SemanticLayer.forward(layer, x)
+    windows, grid = _cut(layer.norm(x), layer.window, shift=0)
+    out, prior = (_join(y, grid, x.shape, shift=0) for y in layer.attention(windows))
+    return out, prior.permute(0, 3, 1, 2)
+
+
+def _cut(x: Tensor, side: int, shift: int) -> tuple[Tensor, tuple[int, ...]]:
+    """Pads, shifts and cuts (N, H, W, C), one after the other, as in the code of Swin's authors."""
+    right, bottom = -x.shape[2] % side, -x.shape[1] % side
+    x = F.pad(x, (0, 0, 0, right, 0, bottom))
+    x = x.roll((-shift, -shift), dims=(1, 2)) if shift else x
+    grid = (len(x), x.shape[1] // side, side, x.shape[2] // side, side)
+    return x.view(*grid, -1).transpose(2, 3).reshape(-1, side * side, x.shape[-1]), grid
+
+
+def _join(windows: Tensor, grid: tuple[int, ...], size: torch.Size, shift: int) -> Tensor:
+    """Inverse of ``_cut``, for a map of this size without its padding."""
+    batch, rows, side, columns, _ = grid
+    cut = windows.view(batch, rows, columns, side, side, -1)
+    x = cut.transpose(2, 3).reshape(batch, rows * side, columns * side, -1)
+    x = x.roll((shift, shift), dims=(1, 2)) if shift else x
+    return x[:, : size[1], : size[2]].contiguous()
+
+
+def _lay_out_channels_first(
+    _: nn.Module, __: Any, outputs: tuple[list[Tensor], dict[int, Tensor]]
+) -> tuple[list[Tensor], dict[int, Tensor]]:
+    """The copies with which transformers hand their maps to convolutions."""
+    features, priors = outputs
+    return [x.contiguous() for x in features], {stage: prior.contiguous() for stage, prior in priors.items()}
+
+
 def _run_auxiliary_head(head: nn.Module, step: nn.Module, inputs: Any, outputs: Any) -> None:  # noqa: ARG001
     if not step.training:  # in training the implementation runs it as well
         head(outputs[0])
 
 
-_FORMULATIONS: dict[type[nn.Module], tuple[Callable[..., Tensor], str]] = {
+_FORMULATIONS: dict[type[nn.Module], tuple[Callable[..., Any], str]] = {
     OffsetBranch: (_offset_branch, "1x1 convolutions of the offset branches after the upsampling"),
     FusionModule: (_fusion_module, "1x1 convolutions of the fusion after the upsampling"),
     GuidanceFusion: (_guidance_fusion, "1x1 convolutions of the guidance after the upsampling"),
+    SwinBlock: (_swin_block, ""),
+    SemanticLayer: (_semantic_layer, ""),
 }
-"""The forward pass of a kind of module as published, and what is different in it."""
+"""The forward pass of a kind of module as published, and what differs in its multiply-accumulates."""

@@ -10,7 +10,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from models.parts.layers import upsample
-from models.parts.windows import from_windows, to_windows
+from models.parts.windows import Windows
 
 SemanticStart = Literal["drawn", "zero"]
 """How the weights of a Semantic Layer start; its biases and its lambda start at zero.
@@ -111,8 +111,8 @@ class SemanticLayer(nn.Module):
         if self.window is None:
             x, prior = (y.unflatten(1, (height, width)) for y in self.attention(x.flatten(1, 2)))
         else:
-            windows = to_windows(x, self.window)
-            x, prior = (from_windows(y, self.window, height, width) for y in self.attention(windows))
+            windows = Windows(height, width, self.window, device=x.device)
+            x, prior = (windows.join(y) for y in self.attention(windows.cut(x)))
         return x, prior.permute(0, 3, 1, 2)
 
 
