@@ -322,16 +322,15 @@ def create_decoder(
 ) -> nn.Module:
     """Builds a decoder; only the ones of masks cost the time of importing ``transformers``."""
     if name == "fpn":
-        return SemanticFPN(trunk.channels, num_classes, trunk.decoder_width, guided_upsampling)
+        return SemanticFPN(trunk.channels, num_classes, trunk.decoder_size.width, guided_upsampling)
     if name == "maskformer":
         from models.decoders.maskformer import MaskFormer
 
-        return MaskFormer(trunk.channels, num_classes, trunk.decoder_width)
-    from models.decoders.mask2former import Mask2Former
+        return MaskFormer(trunk.channels, num_classes, *trunk.decoder_size)
+    from models.decoders.mask2former import Mask2Former, PixelDecoderKind
 
-    return Mask2Former(
-        trunk.channels, num_classes, "plain" if name == "mask2former" else name, trunk.decoder_width
-    )
+    pixel_decoder: PixelDecoderKind = "plain" if name == "mask2former" else name
+    return Mask2Former(trunk.channels, num_classes, pixel_decoder, *trunk.decoder_size)
 
 
 _LAYER = r"backbone\.layers\.(\d)\."

@@ -127,21 +127,22 @@ def mask_decoder(family: Family, num_classes: int, width: int, c: int) -> Shapes
     else:
         yield from deformable_encoder(pixels, width, c)
     yield from conv(f"{pixels}.mask_features", c, c, 1 if len(pyramid) == 1 else 3)
-    yield f"{queries}.query_embed.weight", (100, c)
+    count, divisor = (100, 1) if c == 256 else (32, 3)  # the stand-in's decoder is smaller
+    yield f"{queries}.query_embed.weight", (count, c)
     if family == "maskformer":
         yield from conv(f"{queries}.input_proj", c, 8 * width, 1)
         yield from norm(f"{queries}.transformer.decoder.norm", c)
-        for layer in (f"{queries}.transformer.decoder.layers.{i}" for i in range(6)):
+        for layer in (f"{queries}.transformer.decoder.layers.{i}" for i in range(6 // divisor)):
             yield from attention(f"{layer}.self_attn", c)
             yield from attention(f"{layer}.multihead_attn", c)
             yield from feed_forward(layer, c, 8 * c)
             for number in (1, 2, 3):
                 yield from norm(f"{layer}.norm{number}", c)
     else:
-        yield f"{queries}.query_feat.weight", (100, c)
+        yield f"{queries}.query_feat.weight", (count, c)
         yield f"{queries}.level_embed.weight", (3, c)
         yield from norm(f"{queries}.decoder_norm", c)
-        for i in range(9):
+        for i in range(9 // divisor):
             yield from attention(f"{queries}.transformer_self_attention_layers.{i}.self_attn", c)
             yield from attention(f"{queries}.transformer_cross_attention_layers.{i}.multihead_attn", c)
             yield from feed_forward(f"{queries}.transformer_ffn_layers.{i}", c, 8 * c)
@@ -169,7 +170,7 @@ def deformable_encoder(pixels: str, width: int, c: int) -> Shapes:
         yield from conv(f"{pixels}.input_proj.{i}.0", c, width << (3 - i), 1)
         yield from norm(f"{pixels}.input_proj.{i}.1", c)
     yield f"{pixels}.transformer.level_embed", (3, c)
-    for layer in (f"{pixels}.transformer.encoder.layers.{i}" for i in range(6)):
+    for layer in (f"{pixels}.transformer.encoder.layers.{i}" for i in range(6 if c == 256 else 2)):
         yield from linear(f"{layer}.self_attn.sampling_offsets", 2 * 8 * 3 * 4, c)
         yield from linear(f"{layer}.self_attn.attention_weights", 8 * 3 * 4, c)
         yield from linear(f"{layer}.self_attn.value_proj", c, c)

@@ -129,17 +129,17 @@ def test_attention_that_a_file_has_fused_is_split_as_it_was_meant() -> None:
     x, position = torch.randn(2, 2, 7, 64).unbind()
     model, checkpoint = loaded("mask2former")
     theirs = fused_attention(
-        checkpoint, "sem_seg_head.predictor.transformer_self_attention_layers.4.self_attn"
+        checkpoint, "sem_seg_head.predictor.transformer_self_attention_layers.2.self_attn"
     )
-    ours = model.decoder.transformer.decoder.layers[4].self_attn
+    ours = model.decoder.transformer.decoder.layers[2].self_attn
     expected, _ = theirs(x + position, x + position, x)
     found = ours(x.transpose(0, 1), position_embeddings=position.transpose(0, 1))[0].transpose(0, 1)
     torch.testing.assert_close(found, expected)
 
     model, checkpoint = loaded("maskformer")
     memory = torch.randn(2, 9, 64)
-    layer = "sem_seg_head.predictor.transformer.decoder.layers.3"
-    ours = model.decoder.transformer.decoder.layers[3]
+    layer = "sem_seg_head.predictor.transformer.decoder.layers.1"
+    ours = model.decoder.transformer.decoder.layers[1]
     expected, _ = fused_attention(checkpoint, f"{layer}.self_attn")(x, x, x)
     torch.testing.assert_close(ours.self_attn(x)[0], expected)
     expected, _ = fused_attention(checkpoint, f"{layer}.multihead_attn")(x, memory, memory)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import warnings
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -369,6 +370,29 @@ class TestComplexity:
 
         counted = counters.count_operators(Bag(), (10, 20))
         assert sum(counted.uncounted_macs.values()) == 4 * 6 * 3
+
+    def test_the_rules_for_shapes_are_torch_s(self) -> None:
+        layouts = (torch.contiguous_format, torch.channels_last)
+        maps = [torch.empty(2, 6, 8, 10, device="meta").to(memory_format=layout) for layout in layouts]
+        grid, ones = torch.empty(2, 3, 5, 2, device="meta"), torch.empty(6, device="meta")
+        calls: list[Callable[[torch.Tensor], torch.Tensor]] = [
+            lambda x: F.interpolate(x, (16, 11), mode="bilinear", align_corners=True),
+            lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
+            torch.nn.Upsample(scale_factor=1.5, mode="bilinear"),
+            lambda x: F.grid_sample(x, grid, align_corners=True),
+            lambda x: F.layer_norm(x.movedim(1, -1), (6,)),
+            lambda x: F.layer_norm(x, (8, 10)),
+            lambda x: F.batch_norm(x, ones, ones, ones, ones),
+            F.gelu,
+            lambda x: F.gelu(x, approximate="tanh"),
+        ]
+        for x in maps:
+            for call in calls:
+                expected = call(x)
+                with counters.ShapeRules(), torch.no_grad():
+                    actual = call(x)
+                assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
+                assert actual.stride() == expected.stride()
 
     def test_counts_attention_on_meta_tensors(self) -> None:
         class Attention(torch.nn.Module):

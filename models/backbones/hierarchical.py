@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import nn
+
+
+class DecoderSize(NamedTuple):
+    """How large a decoder is; the defaults are those of every published model."""
+
+    width: int = 256
+    """Channels."""
+    queries: int = 100
+    """Of a decoder of masks: the masks that it predicts."""
+    divisor: int = 1
+    """The layers of a decoder of masks are the published number divided by this."""
 
 
 class HierarchicalTransformer(nn.Module):
@@ -21,5 +34,5 @@ class HierarchicalTransformer(nn.Module):
     """Side of each stage's attention windows, in tokens."""
     prefers_global: bool
     """Whether SeMask's authors let stages 3 and 4 attend over the whole map where classes are many."""
-    decoder_width: int
-    """Channels of a decoder on top: 256 with every published model."""
+    decoder_size: DecoderSize
+    """Of a decoder on top."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbones.base import read_weights, unreachable_hub
-from models.backbones.hierarchical import HierarchicalTransformer
+from models.backbones.hierarchical import DecoderSize, HierarchicalTransformer
 
 DEPTHS = {
     "mit_b0": [2, 2, 2, 2],
@@ -67,7 +67,7 @@ class MixTransformer(HierarchicalTransformer):
 
     norms_on_path = True
     prefers_global = False
-    decoder_width = 256
+    decoder_size = DecoderSize()
 
     def __init__(self, name: str, pretrained: bool | str = False, drop_path: float = 0.0):
         super().__init__()

@@ -48,6 +48,8 @@ class Mask2Former(MaskDecoder):
             ``fapn`` a feature-aligned pyramid in its place.
         width: of everything in the decoder, a multiple of 32; the feed-forward layers are 4 times as wide
             in the deformable attention and 8 times in the decoder.
+        queries: how many masks it predicts.
+        divisor: of the numbers of layers, 1 or 3.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class Mask2Former(MaskDecoder):
         num_classes: int,
         pixel_decoder: PixelDecoderKind = "plain",
         width: int = 256,
+        queries: int = 100,
+        divisor: int = 1,
     ):
         super().__init__()
         config = Mask2FormerConfig(
@@ -64,6 +68,9 @@ class Mask2Former(MaskDecoder):
             hidden_dim=width,
             encoder_feedforward_dim=4 * width,
             dim_feedforward=8 * width,
+            num_queries=queries,
+            encoder_layers=6 // divisor,
+            decoder_layers=9 // divisor + 1,  # theirs counts the prediction before the first
         )
         config.num_labels = num_classes
         self.pixel_decoder: FeatureAlignedPyramid | DeformablePixelDecoder = (

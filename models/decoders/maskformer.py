@@ -34,15 +34,26 @@ class MaskFormer(MaskDecoder):
         in_channels: of the backbone's features at 1/4 to 1/32.
         num_classes: K.
         width: of everything in the decoder, a multiple of 32; the feed-forward layers are 8 times as wide.
+        queries: how many masks it predicts.
+        divisor: of the number of layers.
     """
 
-    def __init__(self, in_channels: Sequence[int], num_classes: int, width: int = 256):
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        width: int = 256,
+        queries: int = 100,
+        divisor: int = 1,
+    ):
         super().__init__()
         config = MaskFormerConfig(
             fpn_feature_size=width,
             mask_feature_size=width,
             decoder_config=DetrConfig(
                 d_model=width,
+                num_queries=queries,
+                decoder_layers=6 // divisor,
                 decoder_ffn_dim=8 * width,
                 dropout=0.1,
                 attention_dropout=0.1,

@@ -1,8 +1,8 @@
 """The networks beside the published formulation written plainly: results equal to 1e-5, times beside it.
 
 The plain side is ``experiments.measuring.formulations``; AlignSeg's counts exactly the multiply-accumulates
-of the authors' code. AlignSeg R101 is to be 1.4 times as fast in inference, SeMask-T 1.2 times, and 1.15 times
-in a training step.
+of the authors' code. AlignSeg R101 is to be 1.4 times as fast in inference; SeMask-T 1.2 times, and 1.15
+times in a training step.
 
 What was tried on a CPU, with CPU seconds of one thread at 192 x 384 and the published formulation as 1:
 
