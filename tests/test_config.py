@@ -87,6 +87,18 @@ REFUSED: list[tuple[str, Change, str, str]] = [
         "finite number",
     ),
     (
+        "a table without a name",
+        lambda p: at(p, "experiments/gun-small").update(table=""),
+        "experiments.gun-small.table",
+        "table: should be 1 to 100 characters without slashes, not beginning with a dot, found ''",
+    ),
+    (
+        "a row of two lines",
+        lambda p: at(p, "experiments/gun-small").update(row="GUN\nsmall"),
+        "experiments.gun-small.row",
+        "row: should be one line of 1 to 200 characters, found 'GUN",
+    ),
+    (
         "a choice that does not exist",
         lambda p: at(p, "experiments/spgnet-small/options").update(excitation="sigmoidal"),
         "experiments.spgnet-small.options.excitation",

@@ -22,10 +22,12 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 # Strict scalars in a tuple that may be written as a YAML list.
 Side = Annotated[int, Field(ge=1, le=16384)]
 Size = Annotated[tuple[Side, Side], Strict(False)]
-Name = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,99}$")]
-"""Words that can be in a file's name."""
-Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 """Height and width in pixels."""
+_NAME = r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,99}$"
+Name = Annotated[str, Field(pattern=_NAME)]
+"""Words that can be in a file's name."""
+_LINE = r"^[^\x00-\x1f\x7f]{1,200}$"
+Line = Annotated[str, Field(pattern=_LINE)]
 Interval = Annotated[tuple[Positive, Positive], Strict(False)]
 
 
@@ -75,10 +77,8 @@ def describe(error: ErrorDetails) -> tuple[list[str], str]:
         return [*path, str(context["key"])], error["msg"]
     if isinstance(error["input"], dict | list):
         return path, error["msg"]
-    return (
-        path,
-        f"{error['msg'].removeprefix('Input s').replace('hould', 'should', 1)}, found {error['input']!r}",
-    )
+    wanted = _PATTERNS_IN_WORDS.get(str(context.get("pattern")), error["msg"].removeprefix("Input "))
+    return path, f"{wanted}, found {error['input']!r}"
 
 
 def at(where: str, error: ValidationError) -> PydanticCustomError:
@@ -87,6 +87,10 @@ def at(where: str, error: ValidationError) -> PydanticCustomError:
     return PydanticCustomError("part", "{problem}", {"problem": message, "key": ".".join([where, *path])})
 
 
+_PATTERNS_IN_WORDS = {
+    _NAME: "should be 1 to 100 characters without slashes, not beginning with a dot",
+    _LINE: "should be one line of 1 to 200 characters",
+}
 _UNION_MEMBERS = {
     "poly", "step", "bool", "str",
     "cross-entropy", "ohem", "hardest", "lovasz", "class-balanced", "masks",
