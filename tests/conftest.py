@@ -45,6 +45,7 @@ def tiny_params() -> dict[str, Any]:
         "image_size": None,
         "stand_in": "scenes",
         "backbones": {"resnet50": "resnet18"},
+        "options": {},
         "recipe": {
             "steps": 4,
             "batch_size": 2,

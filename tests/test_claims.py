@@ -235,7 +235,7 @@ class TestVerdicts:
         assert not measured.call("claims")
         row = verdicts().loc["true"]
         assert (row["verdict"], row["difference"]) == ("not measured", "")
-        assert row["reason"] == "under this profile gun-small is trained unlike the others (steps 3)"
+        assert row["reason"] == "under this profile gun-small alone is trained with steps 3"
         assert verdicts().loc["same-network", "verdict"] == "supported"
 
     def test_an_exception_that_changes_nothing_is_none(self, measured: Workspace) -> None:

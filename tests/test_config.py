@@ -117,6 +117,24 @@ REFUSED: list[tuple[str, Change, str, str]] = [
         "did you mean 'resnet18'",
     ),
     (
+        "options of an unknown model",
+        lambda p: at(p, "profiles/tiny/options").update(gum={}),
+        "profiles.tiny.options.gum",
+        "unknown model 'gum'; did you mean 'gun'",
+    ),
+    (
+        "an unknown option of a profile",
+        lambda p: at(p, "profiles/tiny/options").update(deeplab={"bandwidth": 7}),
+        "profiles.tiny.options.deeplab.bandwidth",
+        "unknown key; did you mean",
+    ),
+    (
+        "an option of a profile of another type",
+        lambda p: at(p, "profiles/tiny/options").update(deeplab={"position_bandwidth": "7 pixels"}),
+        "profiles.tiny.options.deeplab.position_bandwidth",
+        "'7 pixels'",
+    ),
+    (
         "an unknown data set",
         lambda p: at(p, "experiments/gun-small").update(dataset="cityscape"),
         "experiments.gun-small.dataset",
@@ -423,6 +441,22 @@ def test_the_profile_scales_and_the_experiment_keeps_the_papers_configuration(wo
     assert run.dataset == "scenes"
 
 
+def test_a_profile_sets_other_defaults_for_a_models_options(workspace: Workspace) -> None:
+    """An experiment's own option stays, and so does the network at the paper's scale."""
+    at(workspace.params, "experiments/gun-small/options")["guidance"] = "large-rf"
+    workspace.write()
+    before = load_params().run("gun-small")
+    workspace.profile["options"]["gun"] = {"sampling": "nearest"}
+    workspace.write()
+    run = load_params().run("gun-small")
+    assert run.settled.here["sampling"] == "nearest"
+    assert run.settled.paper == before.settled.paper
+    assert run.training_digest(0, "data") == before.training_digest(0, "data")  # it is of inference only
+    at(workspace.params, "experiments/gun-small/options")["sampling"] = "bilinear"
+    workspace.write()
+    assert load_params().run("gun-small").settled.here["sampling"] == "bilinear"
+
+
 def test_a_shorter_training_warms_up_for_the_same_share(workspace: Workspace) -> None:
     workspace.params["recipes"]["plain"]["warmup"] = {"steps": 50}
     workspace.write()
@@ -448,6 +482,10 @@ def test_a_profile_changes_all_recipes_then_one_then_one_experiment(workspace: W
     assert {key: (r.learning_rate, r.clip_gradient, r.steps) for key, r in both.items()} == {
         "spgnet-small": (0.3, 1.0, 4),
         "gun-small": (0.3, 0.1, 7),
+    }
+    assert {key: params.run(key).exceptions for key in both} == {
+        "spgnet-small": {"learning_rate": 0.3, "clip_gradient": 1.0},
+        "gun-small": {"learning_rate": 0.3, "clip_gradient": 0.1, "steps": 7},
     }
 
 

@@ -178,8 +178,10 @@ def test_mean_field_over_nodes_is_the_plain_formula(
                         ours, theirs = features[..., y : y + 1, x : x + 1], features[0, :, y + dy, x + dx]
                         hidden = network.first(ours) + network.second(theirs[None, :, None, None])
                         table = network.scores(hidden.relu()).view(3, 3)
-                        total[0, :, y, x] += table @ marginals[0, :, y + dy, x + dx]
-                        total[0, :, y + dy, x + dx] += table.T @ marginals[0, :, y, x]
+                        pair = table.flatten().softmax(0).view(3, 3)
+                        given_first, given_second = pair / pair.sum(1, keepdim=True), pair / pair.sum(0)
+                        total[0, :, y, x] += given_first.log() @ marginals[0, :, y + dy, x + dx]
+                        total[0, :, y + dy, x + dx] += given_second.log().T @ marginals[0, :, y, x]
                         edges[y, x] += 1
                         edges[y + dy, x + dx] += 1
             expected += total / edges.clamp(min=1)

@@ -86,7 +86,7 @@ class SpeedSettings(StrictModel):
 class Profile(StrictModel):
     """How the experiments are run here.
 
-    Every section has to be there, if only as ``{}``: DVC follows each of them by its key.
+    Every section has to be there, if only as ``{}``, so that a profile shows all that it could change.
     """
 
     description: str
@@ -102,6 +102,9 @@ class Profile(StrictModel):
     """The data set that stands in for every experiment's own; ``null`` uses the experiment's."""
     backbones: dict[str, str]
     """Which smaller backbone replaces which."""
+    options: dict[str, dict[str, Any]]
+    """Other defaults for options of models, by the model's name, where they follow the pictures' size. What an
+    experiment sets itself stays."""
     recipe: RecipeOverrides
     """What it changes in every recipe ..."""
     recipes: dict[str, dict[str, Any]]

@@ -93,6 +93,7 @@ def _question(
             for key, e in experiments.items()
         },
         "backbones": {name: profile.backbones for name, profile in profiles.items()},
+        "options": {name: profile.options for name, profile in profiles.items()},
         "active": active,
     }
     digest = digests.of_value([asked, digests.of_code(folders=("models", "experiments/config"))])
@@ -110,10 +111,7 @@ def _ask_models(asked: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
     classes: dict[str, type[Segmenter]] = {}
     for key, experiment in asked["experiments"].items():
         where = f"{path}: experiments.{key}"
-        if experiment["model"] not in models.names():
-            hint = nearest(experiment["model"], models.names())
-            raise ConfigError(f"{where}.model: unknown model '{experiment['model']}'; {hint}")
-        classes[key] = models.model_class(experiment["model"])
+        classes[key] = _class(experiment["model"], f"{where}.model")
         _check_options(classes[key], experiment["options"], f"{where}.options")
     for profile, backbones in asked["backbones"].items():
         for old, new in backbones.items():
@@ -127,12 +125,18 @@ def _ask_models(asked: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
             candidates = users or {models.model_class(name) for name in models.names()}
             _check_backbone(candidates, new, where)
             _check_backbone(candidates, old, where)
+    for profile, defaults in asked["options"].items():
+        for name, options in defaults.items():
+            where = f"{path}: profiles.{profile}.options.{name}"
+            _check_options(_class(name, where), options, where, complete=False)
     answers = {}
     for key, experiment in asked["experiments"].items():
         cls, options = classes[key], experiment["options"]
         if "backbone" in options:
             _check_backbone({cls}, options["backbone"], f"{path}: experiments.{key}.options.backbone")
-        smaller = scaled(options, asked["backbones"][asked["active"]])
+        active = asked["active"]
+        defaults = asked["options"][active].get(experiment["model"], {})
+        smaller = scaled(options, defaults, asked["backbones"][active])
         paper = cls.settled_options(experiment["paper"], **options)
         answers[key] = asdict(
             SettledOptions(
@@ -146,12 +150,29 @@ def _ask_models(asked: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
     return answers
 
 
-def scaled(options: Mapping[str, Any], backbones: Mapping[str, str]) -> dict[str, Any]:
-    """A model's options with the profile's smaller backbone."""
-    changed = dict(options)
+def scaled(
+    options: Mapping[str, Any], defaults: Mapping[str, Any], backbones: Mapping[str, str]
+) -> dict[str, Any]:
+    """A model's options under a profile.
+
+    Args:
+        options: of an experiment, at the paper's scale.
+        defaults: the profile's, for this model.
+        backbones: which smaller one replaces which.
+    """
+    changed = {**defaults, **options}
     if "backbone" in changed:
         changed["backbone"] = backbones.get(changed["backbone"], changed["backbone"])
     return changed
+
+
+def _class(name: str, where: str) -> type[Segmenter]:
+    """A model's class; raises ``ConfigError`` if there is no such model."""
+    import models
+
+    if name not in models.names():
+        raise ConfigError(f"{where}: unknown model '{name}'; {nearest(name, models.names())}")
+    return models.model_class(name)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,11 +229,20 @@ class _Options(StrictModel):
         return values
 
 
-def _check_options(cls: type[Segmenter], options: dict[str, Any], where: str) -> None:
-    """Raises ``ConfigError`` unless the options fit the annotations of a model's constructor."""
+def _check_options(cls: type[Segmenter], options: dict[str, Any], where: str, complete: bool = True) -> None:
+    """Raises ``ConfigError`` unless the options fit the annotations of a model's constructor.
+
+    Args:
+        cls: of the model.
+        options: as params.yaml has them.
+        where: in params.yaml.
+        complete: whether an option without a default has to be among them.
+    """
     try:
         # As JSON: strict about scalars, while a list is what YAML has for a tuple.
         _options_type(cls).model_validate_json(json.dumps(options))
     except ValidationError as error:
-        keys, message = describe(error.errors()[0])
-        raise ConfigError(f"{'.'.join([where, *keys])}: {message}") from None
+        problems = [found for found in error.errors() if complete or found["type"] != "missing"]
+        if problems:
+            keys, message = describe(problems[0])
+            raise ConfigError(f"{'.'.join([where, *keys])}: {message}") from None

@@ -49,19 +49,22 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         """The paper's recipe with what the profile changes in all, in this recipe and in this experiment."""
-        return changed(self._shared_recipe, self.profile.experiments.get(self.key, {}))
-
-    @cached_property
-    def _shared_recipe(self) -> Recipe:
-        """The same for every experiment with this recipe."""
         recipe = self.profile.recipe.apply(self.paper_recipe)
-        return changed(recipe, self.profile.recipes.get(self.experiment.recipe, {}))
+        for own in self._own_changes:
+            recipe = changed(recipe, own)
+        return recipe
+
+    @property
+    def _own_changes(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the profile changes in this recipe, then in this experiment."""
+        profile = self.profile
+        return profile.recipes.get(self.experiment.recipe, {}), profile.experiments.get(self.key, {})
 
     @property
     def exceptions(self) -> dict[str, Any]:
-        """Settings that the profile changes for this experiment alone, with their values."""
-        own = self.profile.experiments.get(self.key, {})
-        shared = self._shared_recipe
+        """Settings that the profile does not change in all recipes alike, with their values here."""
+        shared = self.profile.recipe.apply(self.paper_recipe)
+        own = {name: value for changes in self._own_changes for name, value in changes.items()}
         return {
             name: value for name, value in own.items() if getattr(shared, name) != getattr(self.recipe, name)
         }
@@ -73,8 +76,9 @@ class Run:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """The model's options with the profile's smaller backbone."""
-        return scaled(self.experiment.options, self.profile.backbones)
+        """The model's options with the profile's defaults and smaller backbone."""
+        defaults = self.profile.options.get(self.experiment.model, {})
+        return scaled(self.experiment.options, defaults, self.profile.backbones)
 
     @property
     def backbone(self) -> str:

@@ -47,14 +47,18 @@ def size(height_and_width: Sequence[int]) -> str:
 
 
 def exceptions(known: Mapping[str, str], keys: Iterable[str]) -> str:
-    """Which of some experiments a profile trains unlike the others, in a sentence; empty if there is none.
+    """Which of some experiments a profile trains with settings of their own, in a sentence; empty if none.
 
     Args:
         known: what is different, by experiment.
         keys: the experiments that are shown.
     """
-    said = [f"{key} ({known[key]})" for key in keys if key in known]
-    return f" Trained unlike the others: {', '.join(said)}." if said else ""
+    alike: dict[str, list[str]] = {}
+    for key in keys:
+        if key in known:
+            alike.setdefault(known[key], []).append(key)
+    said = [f"{joined(named)} ({exception})" for exception, named in alike.items()]
+    return f" With settings of their own: {', '.join(said)}." if said else ""
 
 
 def missing(reasons: Iterable[tuple[str, str]]) -> str:

@@ -214,7 +214,7 @@ class _Bench:
         unlike = [self.found.exceptions.get(side.experiment, "") for side in (better, worse)]
         if unlike[0] != unlike[1]:
             said = "; ".join(
-                f"{side.experiment} is trained unlike the others ({exception})"
+                f"{side.experiment} alone is trained with {exception}"
                 for side, exception in zip((better, worse), unlike, strict=True)
                 if exception
             )

@@ -7,12 +7,17 @@ surround each other, and of a node with those above it, in this order. Training 
 is a softmax of its own, over K classes or K^2 pairs, so that no inference is needed. At test mean field runs
 over the nodes, its scores are upsampled, and a fully connected CRF over the pixels refines them.
 
+A pairwise potential that is trained so is a likelihood of two labels, and holds the evidence for each alone.
+Added up as they are, potentials would count a node's own evidence once more for every neighbour. Where nodes
+form a tree, their likelihood is the product of the nodes' and the pairs', over both nodes' for each pair
+(Bethe's form), which mean field takes over here: a pair's score is its neighbour's, given the node's label.
+
 Stated by the paper's abstract and outline: CNN potentials of both kinds, piecewise training, multi-scale
 input with sliding pyramid pooling, a coarse prediction that is refined. Inferred: the numbers (scales,
 windows of 5 and 9, a sixth block of 4096 and twice 512 channels, hidden layers of 512, range boxes of 0.4 of
 the map's shorter side, three updates), that the five blocks of VGG-16 are shared by the scales and the sixth
-is not, the stride of 16, the average over a node's neighbours instead of their sum, and the last CRF, which
-is DeepLab's.
+is not, the stride of 16, scores given a node's label, their average over its neighbours instead of their sum,
+and the last CRF, which is DeepLab's with CRF-RNN's bandwidth of colour.
 """
 
 from __future__ import annotations
@@ -53,6 +58,8 @@ class Adelaide(Segmenter):
         iterations: mean field updates over the nodes in evaluation mode, at least 0.
         training_offsets: of each pairwise network, how many relative places of neighbours a training step
             draws at random, at least 1: an unbiased part of the sum over all pairs, which no memory holds.
+        position_bandwidth: of the last CRF's appearance kernel, in pixels of the network's input.
+        smoothness_bandwidth: of its smoothness kernel, likewise.
 
     Raises:
         ValueError: a value outside these ranges.
@@ -62,7 +69,7 @@ class Adelaide(Segmenter):
     """
 
     training_only = frozenset({"training_offsets"})
-    inference_only = frozenset({"iterations"})
+    inference_only = frozenset({"iterations", "position_bandwidth", "smoothness_bandwidth"})
 
     def __init__(
         self,
@@ -72,6 +79,8 @@ class Adelaide(Segmenter):
         pretrained: bool | str = False,
         iterations: int = 3,
         training_offsets: int = 8,
+        position_bandwidth: float = 49.0,
+        smoothness_bandwidth: float = 3.0,
     ):
         if iterations < 0 or training_offsets < 1:
             raise ValueError(
@@ -89,7 +98,10 @@ class Adelaide(Segmenter):
             {name: PairwiseNetwork(width, hidden, num_classes) for name in _RELATIONS}
         )
         self.refinement = DenseCRF(
-            num_classes, Bandwidths(50, 10, 3), appearance_weight=5, smoothness_weight=3
+            num_classes,
+            Bandwidths(position_bandwidth, 3, smoothness_bandwidth),
+            appearance_weight=4,
+            smoothness_weight=3,
         )
 
     @classmethod
@@ -167,8 +179,10 @@ class Adelaide(Segmenter):
                 for some in related[name]:
                     table = scores(some).unflatten(1, (classes, classes))  # (N, K, K, h', P)
                     # Each view is taken where it is written: autograd follows no view older than a write.
-                    some.add_to_first(messages, (table * some.second(marginals)[:, None]).sum(2))
-                    some.add_to_second(messages, (table * some.first(marginals)[:, :, None]).sum(1))
+                    expected = (table * some.second(marginals)[:, None]).sum(2)
+                    some.add_to_first(messages, expected - table.logsumexp(2))
+                    expected = (table * some.first(marginals)[:, :, None]).sum(1)
+                    some.add_to_second(messages, expected - table.logsumexp(1))
                 current = current + messages * share[name]
         return current
 

@@ -2,8 +2,9 @@
 
 The scores of FCN-8s are the unary potentials of a fully connected CRF over the pixels. Its mean field runs as
 layers that are trained with the network: five updates in training, ten at test (section 5), with kernel
-weights for each class and a compatibility for each pair of classes that are learned. The bandwidths stand:
-160 pixels, 3 levels of colour and 3 pixels, and the weights start at 5 and 3, as in the authors' public code.
+weights for each class and a compatibility for each pair of classes that are learned. The bandwidths stand;
+they are, and the weights start, as in the authors' public code: 160 pixels, 3 levels of colour and 3 pixels,
+5 for appearance and 3 for smoothness.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ class CRFRNN(Segmenter):
         iterations: mean field updates in evaluation mode; 0 leaves the scores of FCN-8s.
         unary_weight: of the loss on the scores of FCN-8s. The paper trains these alone first; one training
             of both needs a loss on both (inferred).
+        position_bandwidth: of the CRF's appearance kernel, in pixels of the network's input.
+        smoothness_bandwidth: of its smoothness kernel, likewise.
 
     Raises:
-        ValueError: a number of updates outside these ranges.
+        ValueError: a value outside these ranges.
 
     ``Prediction.auxiliary`` has ``unary`` (N, K, ~H/8, ~W/8) in training, ``Prediction.maps`` has
     ``unary_scores``, the same.
@@ -48,6 +51,8 @@ class CRFRNN(Segmenter):
         training_iterations: int = 5,
         iterations: int = 10,
         unary_weight: float = 1.0,
+        position_bandwidth: float = 160.0,
+        smoothness_bandwidth: float = 3.0,
     ):
         if training_iterations < 1 or iterations < 0:
             raise ValueError(
@@ -59,7 +64,7 @@ class CRFRNN(Segmenter):
         self.scores = SkipScores(num_classes, backbone, pretrained)
         self.crf = DenseCRF(
             num_classes,
-            Bandwidths(position=160, colour=3, smoothness=3),
+            Bandwidths(position_bandwidth, 3, smoothness_bandwidth),
             appearance_weight=5,
             smoothness_weight=3,
             learned=True,

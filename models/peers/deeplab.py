@@ -19,17 +19,18 @@ from models.segmenter import Prediction, Segmenter, check_images
 class DeepLab(Segmenter):
     """DeepLab-LargeFOV.
 
-    The paper fixes smoothness (weight 3, 3 pixels) and searches the rest on held-out images of its data set.
-    Nobody states the result for Cityscapes: the defaults here are inferred, where that search begins.
+    The paper searches the CRF's parameters on held-out images of its data set. Nobody states the result for
+    Cityscapes: the defaults are those of the authors' public script for Pascal VOC.
 
     Args:
         num_classes: K, at least 1.
         backbone: a name of ``vgg.NAMES``.
         pretrained: ImageNet weights of the backbone; fc6 and fc7 take a part of the classifier's.
         iterations: mean field updates in evaluation mode; 0 leaves the upsampled scores.
-        appearance_weight: of the CRF's appearance kernel, at least 0.
-        position_bandwidth: of that kernel, in pixels of the network's input.
+        appearance_weight: of the CRF's appearance kernel, at least 0; smoothness has the weight 3.
+        position_bandwidth: of the appearance kernel, in pixels of the network's input.
         colour_bandwidth: of that kernel, in levels of 0 to 255 (see ``dense_crf.Bandwidths``).
+        smoothness_bandwidth: of the smoothness kernel, in pixels of the network's input.
 
     Raises:
         ValueError: a value outside these ranges.
@@ -37,7 +38,9 @@ class DeepLab(Segmenter):
     ``Prediction.maps`` has ``unary_scores`` (N, K, ~H/8, ~W/8), before the CRF.
     """
 
-    inference_only = frozenset({"iterations", "appearance_weight", "position_bandwidth", "colour_bandwidth"})
+    inference_only = frozenset(
+        {"iterations", "appearance_weight", "position_bandwidth", "colour_bandwidth", "smoothness_bandwidth"}
+    )
 
     def __init__(
         self,
@@ -46,9 +49,10 @@ class DeepLab(Segmenter):
         backbone: str = "vgg16",
         pretrained: bool | str = False,
         iterations: int = 10,
-        appearance_weight: float = 5.0,
-        position_bandwidth: float = 50.0,
-        colour_bandwidth: float = 10.0,
+        appearance_weight: float = 4.0,
+        position_bandwidth: float = 49.0,
+        colour_bandwidth: float = 5.0,
+        smoothness_bandwidth: float = 3.0,
     ):
         if iterations < 0:
             raise ValueError(f"iterations is {iterations}; expected at least 0")
@@ -65,7 +69,7 @@ class DeepLab(Segmenter):
         self.classifier = nn.Conv2d(self.backbone.channels[0], num_classes, 1)
         self.crf = DenseCRF(
             num_classes,
-            Bandwidths(position_bandwidth, colour_bandwidth, smoothness=3),
+            Bandwidths(position_bandwidth, colour_bandwidth, smoothness_bandwidth),
             appearance_weight=appearance_weight,
             smoothness_weight=3,
         )
