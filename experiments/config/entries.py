@@ -103,8 +103,8 @@ class Profile(StrictModel):
     backbones: dict[str, str]
     """Which smaller backbone replaces which."""
     options: dict[str, dict[str, Any]]
-    """Other defaults for options of models, by the model's name, where they follow the pictures' size. What an
-    experiment sets itself stays."""
+    """Other defaults for options of models, by the model's name: for those that depend on the pictures' size.
+    What an experiment sets itself stays."""
     recipe: RecipeOverrides
     """What it changes in every recipe ..."""
     recipes: dict[str, dict[str, Any]]
