@@ -44,7 +44,7 @@ def tiny_params() -> dict[str, Any]:
         "datasets": {"scenes": {"train": 6, "val": 3, "height": 32, "width": 64}},
         "image_size": None,
         "stand_in": "scenes",
-        "backbones": {"resnet50": "resnet18"},
+        "backbones": {"resnet50": "resnet18_narrow"},
         "options": {},
         "recipe": {
             "steps": 4,

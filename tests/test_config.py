@@ -434,7 +434,7 @@ def test_a_number_in_exponent_form_is_a_number(tmp_path: Path) -> None:
 
 def test_the_profile_scales_and_the_experiment_keeps_the_papers_configuration(workspace: Workspace) -> None:
     run = load_params().run("spgnet-small")
-    assert run.options == {"backbone": "resnet18", "stages": 2}
+    assert run.options == {"backbone": "resnet18_narrow", "stages": 2}
     assert run.experiment.options["backbone"] == "resnet50"
     assert (run.recipe.steps, run.recipe.crop, run.recipe.learning_rate) == (4, (32, 64), 0.02)
     assert (run.paper_recipe.steps, run.paper_recipe.crop) == (100, (512, 512))

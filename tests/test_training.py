@@ -215,7 +215,7 @@ class TestRun:
         assert list(history["step"]) == [2, 4]
         assert {"loss", "main", "learning_rate"} <= set(history)
         about = json.loads((SEED_0 / "run.json").read_text())
-        assert about["options"]["backbone"] == "resnet18"
+        assert about["options"]["backbone"] == "resnet18_narrow"
         assert about["packages"]["torch"]
         assert sorted(p.name for p in SEED_0.iterdir()) == ["history.csv", "run.json", "weights.safetensors"]
 
@@ -225,7 +225,7 @@ class TestRun:
         assert not prepared.call("train", KEY)
         said = capsys.readouterr().out
         assert "profile 'tiny' replaces in every recipe: batch_size, crop, learning_rate" in said
-        assert f"{KEY} seed 0: resnet18, from scratch, 4 steps of 2 x 32 x 64, " in said
+        assert f"{KEY} seed 0: resnet18_narrow, from scratch, 4 steps of 2 x 32 x 64, " in said
         assert "rate 0.02 (profile tiny; recipe plain: 0.01)\n" in said
 
     def test_an_option_that_has_no_effect_is_told(
@@ -292,7 +292,7 @@ class TestRun:
         experiments = prepared.params["experiments"]
         # The same network under another name, with defaults written out and on the backbone that stands in.
         experiments["spgnet-same"] = experiments[KEY] | {
-            "options": {"backbone": "resnet18", "excitation": "sigmoid", "identity": True}
+            "options": {"backbone": "resnet18_narrow", "excitation": "sigmoid", "identity": True}
         }
         prepared.write()
         assert not prepared.call("train", KEY, "spgnet-same")
@@ -479,6 +479,7 @@ class TestRun:
         folder = prepared.folder / "weights"
         folder.mkdir()
         prepared.profile["recipe"]["pretrained"] = "weights"
+        prepared.profile["backbones"] = {"resnet50": "resnet18"}
         prepared.write()
         assert prepared.call("train", KEY) == "1"
         assert "folder 'weights' has no resnet18.safetensors or resnet18.pth" in capsys.readouterr().err
