@@ -20,8 +20,8 @@ from experiments.config.params import load_params
 from experiments.datasets import preparation
 from experiments.datasets.base import DataError, Dataset, Pixels, Split, read_image
 from experiments.running.locks import Locks
+from experiments.samples.decoded import read_pair
 from experiments.samples.prepared import PreparedDataset
-from experiments.samples.stream import read_pair
 
 
 def write(path: Path, pixels: np.ndarray) -> None:

@@ -182,6 +182,31 @@ class TestStream:
         samples[5]
         assert torch.equal(torch.get_rng_state(), before)
 
+    @pytest.mark.parametrize("broken", [b"", b"x" * 400], ids=["truncated", "other bytes"])
+    def test_pairs_that_were_decoded_and_kept_are_the_same(self, prepared: Workspace, broken: bytes) -> None:
+        """From their first reading on, and where a kept one is broken."""
+        plan = recipe(augmentation={"mirror": True, "scale": [0.5, 2.0]}, crop=[16, 24])
+        plain, kept = (TrainingSamples(scenes(), plan, 3, keep) for keep in (False, True))
+        count = len(kept.samples)
+        for position in range(3 * count):
+            for expected, found in zip(plain[position], kept[position], strict=True):
+                torch.testing.assert_close(found, expected, rtol=0, atol=0)
+            if position == count:
+                files = sorted(Path(".cache/decoded").rglob("*.safetensors"))
+                assert len(files) == count
+                files[0].write_bytes(broken)
+
+    def test_decoded_pairs_that_find_no_room_are_told_once(
+        self, prepared: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Path(".cache").mkdir(exist_ok=True)
+        Path(".cache/decoded").write_text("in the way")
+        samples = TrainingSamples(scenes(), recipe(), 3, keep_decoded=True)
+        assert len([samples[position] for position in range(4)]) == 4
+        (said,) = capsys.readouterr().out.splitlines()
+        assert "cannot be written" in said
+        assert "until then pairs are decoded each time" in said
+
     def test_crops_have_the_crops_size_and_pad_with_ignored_labels(self, prepared: Workspace) -> None:
         plan = recipe(augmentation={"scale": [0.5, 0.5]}, crop=[32, 64], pretrained=False)
         image, labels, _ = TrainingSamples(scenes(), plan, seed=3)[0]

@@ -35,8 +35,9 @@ class TrainingSettings(StrictModel):
     training is. 0 takes what torch finds: for GPUs, where it decides nothing."""
     loader_workers: Natural = 0
     """Loader processes of a training; 0 loads in the training process."""
-    cache_mb: Natural = 0
-    """MiB of decoded images and labels that each loader process keeps; it changes no sample."""
+    keep_decoded: bool = False
+    """Keeps decoded images and labels below ``.cache/decoded``, 4 bytes a pixel, for all trainings of this
+    machine to read; it changes no sample."""
     checkpoint_every: Count = 1000
     """Steps between checkpoints."""
     log_every: Count = 10

@@ -11,6 +11,8 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 CHECKED_PARAMS = Path(".cache/params")
 """What the check of a params file found, so that the next command need not import torch for it."""
+DECODED = Path(".cache/decoded")
+"""Decoded training pairs, in a folder for each split."""
 CLUSTER = Path(".cache/cluster")
 """What the jobs of a cluster's queue print, and submitit's own files of them."""
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
 
 from experiments.config.recipes import Recipe
-from experiments.datasets.base import read_image, read_labels
 from experiments.samples.augment import Augment
+from experiments.samples.decoded import DecodedPairs, read_pair
 from experiments.samples.network_input import NetworkInput
 from experiments.samples.prepared import PreparedDataset, Sample
 
@@ -24,29 +23,23 @@ class TrainingSamples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         data: whose training split is drawn from.
         recipe: of the training.
         seed: of the training.
-        cache_mb: MiB of decoded pairs that each loading process keeps. The first ones stay: every epoch
-            takes each pair once, so that none is worth more than another.
+        keep_decoded: whether decoded pairs are kept on disk.
     """
 
-    def __init__(self, data: PreparedDataset, recipe: Recipe, seed: int, cache_mb: int = 0):
+    def __init__(self, data: PreparedDataset, recipe: Recipe, seed: int, keep_decoded: bool = False):
         self.samples = data.train.samples
-        self._decoded: dict[str, tuple[tv_tensors.Image, tv_tensors.Mask]] = {}
-        self._room = cache_mb * 2**20
+        self.pairs = DecodedPairs(data.train, keep_decoded)
         self.augment = Augment(recipe.augmentation, recipe.crop, NetworkInput.of(data, recipe))
         self.seed = seed
         self._order: tuple[int, list[int]] = (-1, [])
 
     def sample_at(self, position: int) -> Sample:
         """The sample at a position, not augmented."""
-        epoch, place = divmod(position, len(self.samples))
-        if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(_mix(self.seed, epoch, 1))
-            self._order = epoch, torch.randperm(len(self.samples), generator=generator).tolist()
-        return self.samples[self._order[1][place]]
+        return self.samples[self._index_at(position)]
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Normalised image (3, h, w), labels (h, w) int64, and the position."""
-        image, labels = self._pair(self.sample_at(position))
+        image, labels = self.pairs.read(self._index_at(position))
         # torchvision's transforms draw from the global generator, which also drives dropout when
         # the loader runs in the training process.
         with torch.random.fork_rng(devices=[]):
@@ -54,16 +47,12 @@ class TrainingSamples(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
             image, labels = self.augment(image, labels)
         return image, labels.long(), position
 
-    def _pair(self, sample: Sample) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """The decoded pair, which nothing may change in place: it may be kept."""
-        pair = self._decoded.get(sample.name)
-        if pair is None:
-            pair = read_pair(sample)
-            size = sum(tensor.nbytes for tensor in pair)
-            if size <= self._room:
-                self._room -= size
-                self._decoded[sample.name] = pair
-        return pair
+    def _index_at(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.samples))
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(_mix(self.seed, epoch, 1))
+            self._order = epoch, torch.randperm(len(self.samples), generator=generator).tolist()
+        return self._order[1][place]
 
 
 class EvaluationSamples(Dataset[tuple[torch.Tensor, torch.Tensor, str]]):
@@ -86,17 +75,6 @@ class EvaluationSamples(Dataset[tuple[torch.Tensor, torch.Tensor, str]]):
         sample = self.samples[index]
         image, labels = read_pair(sample)
         return self.network_input.normalise(image), labels, sample.name
-
-
-def read_pair(sample: Sample) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """Image (3, H, W) and labels (H, W), both uint8.
-
-    Raises:
-        DataError: a file has gone or does not decode since it was prepared.
-    """
-    image = torch.from_numpy(read_image(sample.image).copy()).permute(2, 0, 1)
-    labels = torch.from_numpy(read_labels(sample.labels).copy())
-    return tv_tensors.Image(image), tv_tensors.Mask(labels)
 
 
 def _mix(*numbers: int) -> int:

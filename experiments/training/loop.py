@@ -124,7 +124,7 @@ def _take_steps(
 ) -> None:
     """Takes the steps that are left, keeping ``state`` and its checkpoint up to date."""
     recipe, training, devices = run.recipe, run.profile.training, setup.devices
-    samples = TrainingSamples(data, recipe, seed, training.cache_mb)
+    samples = TrainingSamples(data, recipe, seed, training.keep_decoded)
     parts = part_batches(samples, recipe, setup.cut, devices, state.step, training.loader_workers)
     shown = written = time.monotonic()
     for step in range(state.step, recipe.steps):
