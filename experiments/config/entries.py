@@ -87,7 +87,8 @@ class SpeedSettings(StrictModel):
 class Profile(StrictModel):
     """How the experiments are run here.
 
-    Every section has to be there, if only as ``{}``, so that a profile shows all that it could change.
+    Every section but ``options`` has to be there, if only as ``{}``, so that a profile shows what it could
+    change.
     """
 
     description: str
@@ -103,7 +104,7 @@ class Profile(StrictModel):
     """The data set that stands in for every experiment's own; ``null`` uses the experiment's."""
     backbones: dict[str, str]
     """Which smaller backbone replaces which."""
-    options: dict[str, dict[str, Any]]
+    options: dict[str, dict[str, Any]] = {}
     """Other defaults for options of models, by the model's name: for those that depend on the pictures' size.
     What an experiment sets itself stays."""
     recipe: RecipeOverrides
