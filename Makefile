@@ -31,9 +31,10 @@ reproduce: setup
 	@dvc repro
 	@echo "== done: open reports/index.html"
 
+# Three workers on two cores: a test often waits for a command that it started, or has just killed.
 test: lint
 	@echo "== tests"
-	@OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist worksteal --ignore tests/benchmarks tests
+	@OMP_NUM_THREADS=1 python -m pytest -q -n 3 --dist worksteal --ignore tests/benchmarks tests
 
 setup: $(INSTALLED)
 
