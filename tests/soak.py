@@ -55,8 +55,8 @@ FAR_TOO_SMALL = {
 }
 """Bytes that a file may have on the full disk; some of each stage's are larger."""
 ENDS_WITHIN = 30
-"""Seconds, after SIGTERM: SLURM kills after so many (KillWait). On a busy machine most of them are an import of
-torch that has begun."""
+"""Seconds, after SIGTERM: SLURM kills after so many (KillWait). On a busy machine most of them are an import
+of torch that has begun."""
 KINDS = ("SIGKILL", "SIGTERM", "full disk", "lost worker")
 
 
