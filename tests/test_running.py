@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +244,84 @@ class TestLocks:
         assert sum(done) == 30
 
 
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("whose", ["this process", "another process"])
+def test_who_waits_for_an_import_ends_when_asked(tmp_path: Path, whose: str) -> None:
+    """On a busy machine torch takes tens of seconds, and a queue kills what does not end in time."""
+    imported, held = tmp_path / "imported", tmp_path / "held"
+    held.write_text("")
+    (tmp_path / "long.py").write_text(
+        "import pathlib, time\n"
+        f"pathlib.Path({str(imported)!r}).write_text('begun')\n"
+        f"while pathlib.Path({str(held)!r}).exists(): time.sleep(0.05)\n"
+    )
+    ahead = "from experiments.running import server\nserver.start_ahead(['long'])\n"
+    code = (
+        "from pathlib import Path\n"
+        "from experiments.running import command\n"
+        "from experiments.running.jobs import Pool, do_jobs, finish\n"
+        "from test_running import job\n"
+        "def main():\n"
+        "    print('waits', flush=True)\n"
+        "    finish('t', do_jobs('t', [job(Path(), 1)], Pool(1, 1, imports=('long',)), Path('locks')))\n"
+        "command.run('t', main)\n"
+    )
+    environment = stage_environment() | {
+        "PYTHONPATH": os.pathsep.join(str(path) for path in (tmp_path, ROOT, ROOT / "tests"))
+    }
+    start = partial(subprocess.Popen, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE)
+    try:
+        if whose == "another process":
+            start([sys.executable, "-c", ahead]).communicate(timeout=60)
+            _until(imported.exists)
+        waiting = start([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "waits\n"
+        _until(imported.exists)
+        waiting.terminate()
+        _, said = waiting.communicate(timeout=10)
+    finally:
+        held.unlink()
+    assert (waiting.returncode, said) == (
+        143,
+        "t: stopped with 1 job left (job 1); the same command goes on where it stopped\n",
+    )
+
+
+def test_a_request_that_is_cut_off_holds_nobody_up(tmp_path: Path) -> None:
+    """Whoever asks for a process may be killed at any moment."""
+    code = (
+        "import os, select, socket\n"
+        "from experiments.running import server, stopping, workers\n"
+        "first = workers.ask('os:getppid')\n"
+        "address = server._folder() / f'{server._key([])}.sock'\n"
+        "for said in (b'', b'123', (1000).to_bytes(8, 'big') + b'{', (2).to_bytes(8, 'big') + b'{{'):\n"
+        "    ours, theirs = os.pipe()\n"
+        "    with server._connect(address) as half:\n"
+        "        if said:\n"
+        "            socket.send_fds(half, [said], [theirs] * 3)\n"
+        "    os.close(theirs)\n"
+        "    assert select.select([ours], [], [], 5)[0] and not os.read(ours, 1), said\n"
+        "assert workers.ask('os:getppid') == first\n"
+    )
+    environment = stage_environment() | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_one_process_begins_to_import_the_next_finds(tmp_path: Path) -> None:
     imported = tmp_path / "imported"
     (tmp_path / "slow.py").write_text(
@@ -253,10 +333,7 @@ def test_what_one_process_begins_to_import_the_next_finds(tmp_path: Path) -> Non
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=60)
 
     run("from experiments.running import server; server.start_ahead(['slow'])")  # and ends
-    deadline = time.monotonic() + 60
-    while not imported.exists():
-        assert time.monotonic() < deadline, "nothing has begun"
-        time.sleep(0.01)
+    _until(imported.exists)
     run("from experiments.running.workers import ask; assert ask('os:getpid', imports=['slow'])")
     assert imported.read_text() == "once "
 

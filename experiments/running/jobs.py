@@ -11,6 +11,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -241,13 +242,15 @@ def _follow(known: Sequence[Job]) -> Outcome:
 def _do_with_workers(todo: _Todo, display: _Display, pool: Pool) -> Outcome:
     """Hands the jobs to worker processes, each to the next idle one."""
     count = min(pool.workers, len(todo.pending))
-    workers = [
-        Worker(i % pool.devices if pool.devices else None, pool.threads, pool.imports) for i in range(count)
-    ]
+    workers: list[Worker] = []
     running: dict[Worker, Job] = {}
     tries: dict[str, int] = {}
     told = False
     try:
+        with suppress(Stopped):  # asked to while they start
+            for i in range(count):
+                device = i % pool.devices if pool.devices else None
+                workers.append(Worker(device, pool.threads, pool.imports))
         while running or (todo.pending and not stopping.requested()):
             if stopping.requested():
                 if not told:
@@ -283,7 +286,9 @@ def _do_with_workers(todo: _Todo, display: _Display, pool: Pool) -> Outcome:
                     todo.end(job, problem)
                 else:
                     assert kind == "died"
-                    workers[workers.index(worker)] = worker.replaced()
+                    workers.remove(worker)
+                    with suppress(Stopped):
+                        workers.append(worker.replaced())
                     tries[job.digest] = tries.get(job.digest, 0) + 1
                     if stopping.requested():
                         todo.end(job, stopped=True)

@@ -30,7 +30,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
 
-from experiments.running import digests
+from experiments.running import digests, stopping
+from experiments.running.stopping import Stopped
 from experiments.running.storage import StorageError
 
 COMPUTING = (
@@ -51,6 +52,9 @@ _PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "CUDA_", "NVIDIA_", "
 _JOB = ("SLURM_JOB_ID", "SLURM_STEP_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 """Environment variables that name a job of a queue: its processes end with it, a server among them."""
 _STARTS_WITHIN = 120.0
+_SPEAKS_WITHIN = 10.0
+"""Seconds that a server waits for the rest of a request, while nobody else gets an answer."""
+_POLL = 0.02
 
 
 class Forked:
@@ -61,6 +65,10 @@ class Forked:
         entry: the function that it runs, as ``module:name``, with its end of the connection and the
             arguments.
         arguments: of JSON types.
+
+    Raises:
+        Stopped: this process was asked to stop while it waited for the server to import them.
+        StorageError: the server does not start or does not answer.
     """
 
     def __init__(self, imports: Sequence[str], entry: str, arguments: Sequence[object]):
@@ -72,8 +80,8 @@ class Forked:
             "environment": dict(os.environ),
             "path": _search_path(),
         }
-        self._server, self.pid = _ask(list(imports), request, [theirs.fileno(), 1, 2])
-        theirs.close()
+        with theirs:
+            self._server, self.pid = _ask(list(imports), request, [theirs.fileno(), 1, 2])
         self.connection = Connection(ours.detach())
 
     def exit_status(self, timeout: float) -> int | None:
@@ -103,8 +111,9 @@ def start_ahead(imports: Sequence[str]) -> None:
     Nothing is said if it does not start: whoever asks it for a process will hear of that.
     """
     address = _folder() / f"{_key(list(imports))}.sock"
-    with open(address.with_suffix(".lock"), "w") as lock, suppress(BlockingIOError):  # another starts it
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(address.with_suffix(".lock"), "w") as lock:
+        if not _lock(lock):
+            return  # another process starts it
         found = _connect(address)
         if found is None:
             _launch(address, list(imports), lock)
@@ -123,6 +132,8 @@ def _ask(imports: list[str], request: dict[str, object], files: list[int]) -> tu
         try:
             socket.send_fds(server, [len(message).to_bytes(8, "big")], files)
             server.sendall(message)
+            while not select.select([server], [], [], _POLL)[0]:
+                _look_whether_to_stop()
             answer = server.recv(8)
         except OSError:
             answer = b""
@@ -145,7 +156,9 @@ def _connect(address: Path) -> socket.socket | None:
 def _start(address: Path, imports: list[str]) -> socket.socket | None:
     """Starts a server, or waits for the one that another process is starting; ``None`` if it was killed."""
     with open(address.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not _lock(lock):
+            _look_whether_to_stop()
+            time.sleep(_POLL)
         found = _connect(address)
         if found is not None:
             return found
@@ -155,7 +168,8 @@ def _start(address: Path, imports: list[str]) -> socket.socket | None:
             found = _connect(address)
             if found is not None:
                 return found
-            time.sleep(0.02)
+            _look_whether_to_stop()  # the server imports on: the next command finds it ready
+            time.sleep(_POLL)
         if (process.poll() or 0) < 0:
             return None
         process.kill()
@@ -164,6 +178,20 @@ def _start(address: Path, imports: list[str]) -> socket.socket | None:
             f"{address.with_suffix('.log')}: the process that forks workers did not start "
             f"({lines[-1] if lines else 'it said nothing'})"
         )
+
+
+def _lock(file: IO[str]) -> bool:
+    """Locks a file, unless another process has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _look_whether_to_stop() -> None:
+    if stopping.requested():
+        raise Stopped("while its processes started")
 
 
 def _launch(address: Path, imports: list[str], lock: IO[str]) -> subprocess.Popen[bytes]:
@@ -244,14 +272,22 @@ def main() -> None:
 
 def _fork(client: socket.socket, others: Sequence[socket.socket]) -> int | None:
     """Forks a process for a client; its number, or ``None`` if the client said nothing sensible."""
+    files: list[int] = []
     try:
+        client.settimeout(_SPEAKS_WITHIN)
         length, files, _, _ = socket.recv_fds(client, 8, 3)
         message = b""
         while len(message) < int.from_bytes(length, "big"):
-            message += client.recv(1 << 16)
+            said = client.recv(1 << 16)
+            if not said:
+                raise EOFError
+            message += said
         request = json.loads(message)
         pid = os.fork()
-    except (OSError, ValueError):
+    except (OSError, EOFError, ValueError):
+        # Whoever reads what the client's process wrote to would wait for an end as long as these are open.
+        for descriptor in files:
+            os.close(descriptor)
         client.close()
         return None
     if pid:
