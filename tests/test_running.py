@@ -59,6 +59,12 @@ def die(context: Context, path: Path, number: int) -> str:
     return write_number(context, path, number)
 
 
+def kill_the_server(context: Context, path: Path, number: int) -> str:
+    """A job that ends the process off which its own was forked."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    return write_number(context, path, number)
+
+
 def wait_for_the_end(context: Context, path: Path, number: int) -> str:
     """A job that lasts until it is asked to stop."""
     path.with_suffix(".started").write_text("")
@@ -125,6 +131,7 @@ class TestJobs:
     def test_work_that_was_asked_to_stop_says_what_is_left(
         self, tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
     ) -> None:
+        ask("os:getpid")  # which has waited for a server to start
         stopping.set_deadline(1.5)
         work = [job(tmp_path, n, wait_for_the_end) for n in range(5)]
         outcome = do_jobs("t", work, Pool(workers, 1), tmp_path / "locks")
@@ -143,6 +150,11 @@ class TestWorkers:
         outcome = do_jobs("t", work, Pool(2, 1), tmp_path / "locks")
         assert outcome.done == 2
         assert outcome.failed == {"job -2": "its worker process died twice (signal SIGKILL)"}
+
+    def test_work_goes_on_when_the_process_that_forks_workers_dies(self, tmp_path: Path) -> None:
+        pool = Pool(1, 1, imports=("wave",))  # nobody else's server
+        work = [job(tmp_path, 0, kill_the_server), job(tmp_path, 1), job(tmp_path, 2, die)]
+        assert do_jobs("t", work, pool, tmp_path / "locks") == Outcome(done=3)
 
     def test_an_answer_comes_from_a_process_that_may_import_torch(self) -> None:
         assert ask("test_running:_torch_version") == _torch_version()

@@ -242,6 +242,7 @@ def main() -> None:
     for name in imports:
         import_module(name)
     gc.freeze()
+    os.chdir("/")  # whoever removes or unmounts the folder need not wait for the server to end
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
     listener.listen(64)
