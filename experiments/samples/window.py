@@ -12,10 +12,11 @@ from torchvision import tv_tensors
 
 
 def resized_window(image: Tensor, size: Sequence[int], window: Sequence[int]) -> tv_tensors.Image:
-    """What resizing a whole image bilinearly and cropping it then would give, value for value.
+    """What resizing a whole image bilinearly and cropping it then would give.
 
     Pillow's resampling takes a box of fractions of pixels, and of the image no more is read than what the
-    filter reaches from the box.
+    filter reaches from the box. The box is of single precision, by which one value in fifty is rounded to the
+    next level; none is more than a level from the exact one.
 
     Args:
         image: (3, H, W) uint8.
