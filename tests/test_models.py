@@ -58,8 +58,8 @@ def test_a_learned_upsampling_gives_its_offsets_and_what_it_sampled() -> None:
     learned = set()
     for run in {(run.experiment.model, str(run.options)): run for run in reversed(runs)}.values():
         key = run.key
-        with torch.device("meta"):
-            model = models.create(run.experiment.model, 5, **run.options).eval().requires_grad_(False)
+        model = models.create(run.experiment.model, 5, **run.options).eval()
+        with torch.inference_mode():
             maps = model(torch.zeros(1, 3, 64, 64)).maps
         assert (OFFSETS in maps) == (SCORES in maps), key
         if OFFSETS in maps:
@@ -119,7 +119,7 @@ def test_the_template_trains_as_a_copy_of_it(prepared: Workspace) -> None:
     prepared.write()
     path = {"PYTHONPATH": str(prepared.folder)}
     for stage in ("prepare", "train", "evaluate"):
-        done = prepared.stage(stage, *([] if stage == "prepare" else ["mine", "--workers", "0"]), **path)
+        done = prepared.stage(stage, *([] if stage == "prepare" else ["mine", "--workers", "1"]), **path)
         assert done.returncode == 0, done.stderr
     assert Path("results/tiny/evaluate/mine.json").is_file()
 

@@ -463,7 +463,7 @@ class TestRun:
             ("gun", {"backbone": "drn_d_14_narrow", "guidance": "fusion"}),
             ("semask", {"backbone": "swin_nano", "guided_upsampling": True}),
             ("semask", {"backbone": "swin_nano", "decoder": "msfapn"}),
-            ("alignseg", {"backbone": "resnet18s"}),
+            ("alignseg", {"backbone": "resnet18s_narrow"}),
         ],
         ids=["gun", "swin-gum", "msfapn", "alignseg"],
     )
@@ -476,7 +476,7 @@ class TestRun:
             prepared.params["recipes"]["plain"]["loss"] = {"name": "masks"}
         prepared.write()
         # In a process of its own: kernels of offsets once ended it without a word.
-        done = prepared.stage("train", KEY, "--workers", "0")
+        done = prepared.stage("train", KEY, "--workers", "1")
         assert done.returncode == 1
         assert f"{KEY} seed 0: the loss is not finite at step" in done.stderr
 
