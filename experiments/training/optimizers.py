@@ -67,7 +67,10 @@ def parameter_groups(model: Segmenter, recipe: Recipe) -> list[Group]:
 
 
 def create_optimizer(groups: list[Group], recipe: Recipe) -> optim.Optimizer:
-    """SGD with momentum or AdamW. The key ``factor`` of a group multiplies the schedule's rate."""
+    """SGD with momentum or AdamW, a step of which is one kernel for all parameters of a group.
+
+    The key ``factor`` of a group multiplies the schedule's rate.
+    """
     given = [
         {
             "params": list(group.parameters.values()),
@@ -78,8 +81,8 @@ def create_optimizer(groups: list[Group], recipe: Recipe) -> optim.Optimizer:
         for group in groups
     ]
     if recipe.optimizer == "sgd":
-        return optim.SGD(given, lr=recipe.learning_rate, momentum=recipe.momentum)
-    return optim.AdamW(given, lr=recipe.learning_rate, betas=recipe.betas)
+        return optim.SGD(given, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
+    return optim.AdamW(given, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
 
 
 def _with_kinds(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, ParameterKind | None]]:

@@ -14,8 +14,6 @@ semidefinite: its gradient is itself, and mean field on it converges (``dense_cr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,32 +69,19 @@ class PermutohedralLattice:
     def _apply(self, values: Tensor) -> Tensor:
         batch, points, channels = values.shape
         dtype = values.dtype
-        with _unfilled():
-            table = F.embedding_bag(
-                self._splat_points,
-                values.reshape(batch * points, channels),
-                self._splat_starts,
-                mode="sum",
-                per_sample_weights=self._splat_weights.to(dtype),
-            )
-            for rows, weights in (*self._axes, *reversed(self._axes)):
-                table = F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights.to(dtype))
-            sliced = F.embedding_bag(
-                self._corner_rows, table, mode="sum", per_sample_weights=self._corner_weights.to(dtype)
-            )
+        table = F.embedding_bag(
+            self._splat_points,
+            values.reshape(batch * points, channels),
+            self._splat_starts,
+            mode="sum",
+            per_sample_weights=self._splat_weights.to(dtype),
+        )
+        for rows, weights in (*self._axes, *reversed(self._axes)):
+            table = F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights.to(dtype))
+        sliced = F.embedding_bag(
+            self._corner_rows, table, mode="sum", per_sample_weights=self._corner_weights.to(dtype)
+        )
         return sliced.view(batch, points, channels)
-
-
-@contextmanager
-def _unfilled() -> Iterator[None]:
-    """Spares what a deterministic training fills before it is written, a sixth of the time of CRF-RNN's:
-    ``embedding_bag`` writes all that it returns."""
-    before: bool = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch.utils.deterministic.fill_uninitialized_memory = before  # type: ignore[attr-defined]
 
 
 class _Filter(torch.autograd.Function):
