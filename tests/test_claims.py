@@ -227,15 +227,23 @@ class TestVerdicts:
         for ends in (("low", "high"), ("seeds_low", "seeds_high"), ("images_low", "images_high")):
             assert 8 < float(row[ends[0]]) < float(row["difference"]) < float(row[ends[1]]) < 12
 
-    def test_sides_that_a_profile_trains_differently_are_not_compared(self, measured: Workspace) -> None:
-        measured.profile["experiments"] = {"gun-small": {"steps": 3}}
+    @pytest.mark.parametrize("section", ["experiments", "recipes"])
+    def test_sides_that_a_profile_trains_differently_are_not_compared(
+        self, measured: Workspace, section: str
+    ) -> None:
+        measured.params["recipes"]["own"] = {"extends": "plain"}
+        measured.params["experiments"]["gun-small"]["recipe"] = "own"
+        measured.profile[section] = {"gun-small" if section == "experiments" else "own": {"steps": 3}}
         measured.write()
         fake({"gun-small": 0.5})
         assert not measured.call("evaluate", *LEVELS)
         assert not measured.call("claims")
         row = verdicts().loc["true"]
         assert (row["verdict"], row["difference"]) == ("not measured", "")
-        assert row["reason"] == "under this profile gun-small alone is trained with steps 3"
+        assert (
+            row["reason"]
+            == "under this profile gun-small is trained with steps 3, and the other side otherwise"
+        )
         assert verdicts().loc["same-network", "verdict"] == "supported"
 
     def test_an_exception_that_changes_nothing_is_none(self, measured: Workspace) -> None:

@@ -129,6 +129,12 @@ REFUSED: list[tuple[str, Change, str, str]] = [
         "unknown key; did you mean",
     ),
     (
+        "an unknown backbone among a profile's options",
+        lambda p: at(p, "profiles/tiny/options").update(deeplab={"backbone": "vgg_16"}),
+        "profiles.tiny.options.deeplab.backbone",
+        "did you mean 'vgg16'",
+    ),
+    (
         "an option of a profile of another type",
         lambda p: at(p, "profiles/tiny/options").update(deeplab={"position_bandwidth": "7 pixels"}),
         "profiles.tiny.options.deeplab.position_bandwidth",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from collections import Counter
 from typing import Any
 
@@ -72,6 +73,26 @@ class TestParameterGroups:
         }
         optimizer = create_optimizer(groups, recipe(backbone_factor=0.1))
         assert {round(group["lr"], 9) for group in optimizer.param_groups} == {0.1, 0.01}
+
+    @pytest.mark.parametrize("name", ["sgd", "adamw"])
+    def test_a_first_step_that_overflows_in_half_precision_leaves_nothing(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Memory that nobody has written yet.
+        monkeypatch.setattr(torch, "empty_like", lambda tensor, **_: torch.full_like(tensor, 100.0))
+        model = models.create("gun", 3, backbone="drn_d_14_narrow")
+        plan = recipe(optimizer=name, momentum=0.9, weight_decay=0.0)
+        optimizer = create_optimizer(parameter_groups(model, plan), plan)
+        scaler = torch.amp.GradScaler("cpu")
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        for loss in (math.inf, 1.0):
+            optimizer.zero_grad()
+            total = torch.stack([parameter.sum() for parameter in model.parameters()]).sum()
+            scaler.scale(total * loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        for parameter, start in zip(model.parameters(), before, strict=True):
+            torch.testing.assert_close(parameter.detach(), start - plan.learning_rate)
 
     def test_a_factor_for_a_backbone_that_there_is_not_is_refused(self) -> None:
         model = models.create("gun", 3, backbone="drn_d_14_narrow")

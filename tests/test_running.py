@@ -25,7 +25,7 @@ from experiments.running.errors import StageError
 from experiments.running.jobs import Job, Outcome, Pool, do_jobs, finish
 from experiments.running.locks import Locks
 from experiments.running.work import Context
-from experiments.running.workers import WorkerDiedError, ask
+from experiments.running.workers import Worker, WorkerDiedError, ask
 
 
 def write_number(context: Context, path: Path, number: int) -> str:
@@ -156,6 +156,28 @@ class TestWorkers:
         work = [job(tmp_path, 0, kill_the_server), job(tmp_path, 1), job(tmp_path, 2, die)]
         assert do_jobs("t", work, pool, tmp_path / "locks") == Outcome(done=3)
 
+    def test_a_worker_can_be_asked_to_stop_when_the_process_that_forked_it_has_died(
+        self, tmp_path: Path
+    ) -> None:
+        worker = Worker(None, 1, ("chunk",))  # nobody else's server
+        worker.give("test_running:wait_for_the_end", {"path": tmp_path / "1.txt", "number": 1})
+        _until((tmp_path / "1.started").exists)
+        server = int(Path(f"/proc/{worker._process.pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(server, signal.SIGKILL)
+        _until(lambda: not Path(f"/proc/{server}/cwd").exists())
+        worker.stop()
+        assert [message for _, message in Worker.messages([worker], 10)] == [("stopped", "half way")]
+        worker.close()
+
+    def test_what_ends_a_forked_process_is_shown(self, tmp_path: Path) -> None:
+        code = (
+            "from experiments.running.server import Forked\n"
+            "assert Forked([], 'json:nothing_of_this_name', []).exit_status(10) == 1\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "AttributeError: module 'json' has no attribute 'nothing_of_this_name'" in done.stderr
+
     def test_an_answer_comes_from_a_process_that_may_import_torch(self) -> None:
         assert ask("test_running:_torch_version") == _torch_version()
 
@@ -229,6 +251,25 @@ class TestLocks:
         (tmp_path / "a.lock").write_text(json.dumps(holder))
         with Locks(tmp_path) as ours:
             assert ours.acquire("a") is None
+
+    def test_a_lock_that_was_taken_over_just_before_stays_with_its_holder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "a.lock").write_text(
+            json.dumps({"host": socket.gethostname(), "process": 2**22 + 1, "started": "1"})
+        )
+        with Locks(tmp_path) as ours, Locks(tmp_path) as theirs:
+            has_died = locks._has_died
+
+            def and_then_another_is_faster(holder: dict[str, object], path: Path) -> bool:
+                died = has_died(holder, path)
+                monkeypatch.setattr(locks, "_has_died", has_died)
+                assert ours.acquire("a") is None
+                return died
+
+            monkeypatch.setattr(locks, "_has_died", and_then_another_is_faster)
+            assert theirs.acquire("a") == f"process {os.getpid()} on {socket.gethostname()}"
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["a.lock"]
 
     @pytest.mark.parametrize(("age", "taken"), [(10, False), (10 * locks.STALE_AFTER, True)])
     def test_a_lock_of_another_host_is_taken_over_when_nobody_touches_it(

@@ -13,12 +13,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import Workspace, stage_environment, wait_until_gone, workers_in
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision import tv_tensors
 
@@ -31,6 +33,8 @@ from experiments.config.recipes import (
     StepSchedule,
     Warmup,
 )
+from experiments.datasets.base import DataError
+from experiments.samples import decoded
 from experiments.samples.network_input import NetworkInput
 from experiments.samples.prepared import PreparedDataset
 from experiments.samples.stream import TrainingSamples
@@ -206,6 +210,28 @@ class TestStream:
         (said,) = capsys.readouterr().out.splitlines()
         assert "cannot be written" in said
         assert "until then pairs are decoded each time" in said
+
+    def test_what_changed_since_it_was_prepared_is_not_kept(self, prepared: Workspace) -> None:
+        """It would be read for ever after, though the file be put back."""
+        samples = TrainingSamples(scenes(), recipe(), 3, keep_decoded=True)
+        path = samples.sample_at(0).image
+        pixels = np.asarray(Image.open(path)).copy()
+        pixels[0, 0] ^= 1
+        Image.fromarray(pixels).save(path)
+        with pytest.raises(DataError, match=r"has changed since it was prepared; run"):
+            samples[0]
+        assert not list(Path(".cache/decoded").rglob("*.safetensors"))
+
+    def test_the_last_of_the_disk_is_left_to_checkpoints(
+        self, prepared: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        samples = TrainingSamples(scenes(), recipe(), 3, keep_decoded=True)
+        samples[0]
+        monkeypatch.setattr(decoded, "_LEFT_FREE", 1 << 60)
+        assert len([samples[position] for position in range(4)]) == 4
+        (said,) = capsys.readouterr().out.splitlines()
+        assert "of the disk are free; remove what is not needed; until then pairs are decoded" in said
+        assert len(list(Path(".cache/decoded").rglob("*.safetensors"))) == 1
 
     def test_crops_have_the_crops_size_and_pad_with_ignored_labels(self, prepared: Workspace) -> None:
         plan = recipe(augmentation={"scale": [0.5, 0.5]}, crop=[32, 64], pretrained=False)

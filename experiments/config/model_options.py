@@ -128,7 +128,10 @@ def _ask_models(asked: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
     for profile, defaults in asked["options"].items():
         for name, options in defaults.items():
             where = f"{path}: profiles.{profile}.options.{name}"
-            _check_options(_class(name, where), options, where, complete=False)
+            cls = _class(name, where)
+            _check_options(cls, options, where, complete=False)
+            if "backbone" in options:
+                _check_backbone({cls}, options["backbone"], f"{where}.backbone")
     answers = {}
     for key, experiment in asked["experiments"].items():
         cls, options = classes[key], experiment["options"]

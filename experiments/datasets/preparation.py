@@ -180,7 +180,7 @@ def _check(dataset: Dataset, split: Split, name: str, folder: Path, size: tuple[
     if not files or resized is not image:
         entry["image"] = _write(folder, f"images/{split}/{name}.png", resized)
     entry["labels"] = _write(folder, f"labels/{split}/{name}.png", labels)
-    entry["image_sha256"], entry["labels_sha256"] = _checksum(resized), _checksum(labels)
+    entry["image_sha256"], entry["labels_sha256"] = checksum(resized), checksum(labels)
     entry["files"] = [[*stamped, digests.of_file(path)] for stamped, path in zip(stamps, files, strict=True)]
     # Exact sums of integers, so that the order of the samples cannot show in the result.
     counts, values = value_counts(resized), np.arange(256)
@@ -229,7 +229,8 @@ def _write(folder: Path, name: str, pixels: Pixels) -> str:
     return name
 
 
-def _checksum(pixels: Pixels) -> str:
+def checksum(pixels: Pixels) -> str:
+    """SHA-256 of the shape and the values of an image or of labels."""
     total = hashlib.sha256(f"{pixels.shape}".encode())
     total.update(np.ascontiguousarray(pixels).data)
     return total.hexdigest()

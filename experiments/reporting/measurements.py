@@ -77,7 +77,7 @@ def present(params: Params) -> Measurements:
         seconds=seconds,
         exceptions={
             run.key: ", ".join(f"{name} {value}" for name, value in sorted(run.exceptions.items()))
-            for run in params.runs(params.active.experiments)
+            for run in params.runs()
             if run.exceptions
         },
     )

@@ -213,12 +213,12 @@ class _Bench:
                 raise NotMeasuredError(f"{side.experiment}: {reason}")
         unlike = [self.found.exceptions.get(side.experiment, "") for side in (better, worse)]
         if unlike[0] != unlike[1]:
-            said = "; ".join(
-                f"{side.experiment} alone is trained with {exception}"
+            said = ", ".join(
+                f"{side.experiment} is trained with {exception}"
                 for side, exception in zip((better, worse), unlike, strict=True)
                 if exception
             )
-            raise NotMeasuredError(f"under this profile {said}")
+            raise NotMeasuredError(f"under this profile {said}, and the other side otherwise")
         scores = [self.found.scores[side.experiment] for side in (better, worse)]
         self._check_alike(claim, scores)
         if claim.dataset not in (None, scores[0]["dataset"]):

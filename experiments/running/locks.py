@@ -67,10 +67,14 @@ class Locks:
         holder = _read(path)
         if not _has_died(holder, path):
             return _describe(holder)
-        # Whoever moves the stale file away first may create the new one; the other finds it taken.
+        # Whoever moves the stale file away first may create the new one. The other then moves that one away,
+        # and puts it back.
         stale = path.with_name(f"{path.name}.{os.getpid()}.stale")
         with suppress(FileNotFoundError):
             os.replace(path, stale)
+            if _read(stale) != holder:
+                with suppress(FileExistsError):
+                    os.link(stale, path)
             stale.unlink()
         if not self._create(path):
             return _describe(_read(path))

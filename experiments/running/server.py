@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -83,15 +84,18 @@ class Forked:
         with theirs:
             self._server, self.pid = _ask(list(imports), request, [theirs.fileno(), 1, 2])
         self.connection = Connection(ours.detach())
+        self._status: int | None = None
 
     def exit_status(self, timeout: float) -> int | None:
         """How the process ended, as ``os.waitstatus_to_exitcode`` has it; ``None`` if it has not."""
-        ready, _, _ = select.select([self._server], [], [], timeout)
-        if not ready:
-            return None
-        with suppress(OSError, ValueError):
-            return int(self._server.recv(32))
-        return -signal.SIGKILL  # with the server itself
+        if self._status is None:
+            ready, _, _ = select.select([self._server], [], [], timeout)
+            if ready:
+                try:
+                    self._status = int(self._server.recv(32))
+                except (OSError, ValueError):  # the server has died, and nobody says any more how this ended
+                    self._status = None if _runs(self.pid) else -signal.SIGKILL
+        return self._status
 
     def send_signal(self, number: int) -> None:
         """Sends it a signal, unless it has ended."""
@@ -110,15 +114,16 @@ def start_ahead(imports: Sequence[str]) -> None:
 
     Nothing is said if it does not start: whoever asks it for a process will hear of that.
     """
-    address = _folder() / f"{_key(list(imports))}.sock"
-    with open(address.with_suffix(".lock"), "w") as lock:
-        if not _lock(lock):
-            return  # another process starts it
-        found = _connect(address)
-        if found is None:
-            _launch(address, list(imports), lock)
-        else:
-            found.close()
+    with suppress(StorageError, OSError):
+        address = _folder() / f"{_key(list(imports))}.sock"
+        with open(address.with_suffix(".lock"), "w") as lock:
+            if not _lock(lock):
+                return  # another process starts it
+            found = _connect(address)
+            if found is None:
+                _launch(address, list(imports), lock)
+            else:
+                found.close()
 
 
 def _ask(imports: list[str], request: dict[str, object], files: list[int]) -> tuple[socket.socket, int]:
@@ -156,8 +161,14 @@ def _connect(address: Path) -> socket.socket | None:
 def _start(address: Path, imports: list[str]) -> socket.socket | None:
     """Starts a server, or waits for the one that another process is starting; ``None`` if it was killed."""
     with open(address.with_suffix(".lock"), "w") as lock:
+        deadline = time.monotonic() + _STARTS_WITHIN
         while not _lock(lock):
             _look_whether_to_stop()
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"{lock.name}: another process has been starting the one that forks workers for "
+                    f"{_STARTS_WITHIN:.0f} s; end that, or remove the file"
+                )
             time.sleep(_POLL)
         found = _connect(address)
         if found is not None:
@@ -178,6 +189,15 @@ def _start(address: Path, imports: list[str]) -> socket.socket | None:
             f"{address.with_suffix('.log')}: the process that forks workers did not start "
             f"({lines[-1] if lines else 'it said nothing'})"
         )
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process runs that somebody else started."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _lock(file: IO[str]) -> bool:
@@ -314,6 +334,8 @@ def _fork(client: socket.socket, others: Sequence[socket.socket]) -> int | None:
         module, name = request["entry"].split(":")
         getattr(import_module(module), name)(Connection(connection), *request["arguments"])
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         # Without looking through all that the imports made, which takes most of a second.
         sys.stdout.flush()

@@ -26,6 +26,8 @@ class Sample:
     name: str
     image: Path
     labels: Path
+    checksums: tuple[str, str] | None = None
+    """Of the pixels of both, as ``prepare`` found them; ``None`` for a pair that it has not seen."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def _split(folder: Path, described: dict[str, Any]) -> PreparedSplit:
                 _check_type(s["name"], str),
                 _inside(folder, s["image"]) if "image" in s else Path(s["files"][0][0]),
                 _inside(folder, s["labels"]),
+                (_check_type(s["image_sha256"], str), _check_type(s["labels_sha256"], str)),
             )
             for s in samples
         ],

@@ -67,9 +67,10 @@ def parameter_groups(model: Segmenter, recipe: Recipe) -> list[Group]:
 
 
 def create_optimizer(groups: list[Group], recipe: Recipe) -> optim.Optimizer:
-    """SGD with momentum or AdamW, a step of which is one kernel for all parameters of a group.
+    """SGD with momentum or AdamW. The key ``factor`` of a group multiplies the schedule's rate.
 
-    The key ``factor`` of a group multiplies the schedule's rate.
+    AdamW is fused. SGD is not: where a first step in float16 overflows, and is skipped, torch's fused SGD
+    keeps a momentum that nothing was written to.
     """
     given = [
         {
@@ -81,7 +82,7 @@ def create_optimizer(groups: list[Group], recipe: Recipe) -> optim.Optimizer:
         for group in groups
     ]
     if recipe.optimizer == "sgd":
-        return optim.SGD(given, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
+        return optim.SGD(given, lr=recipe.learning_rate, momentum=recipe.momentum)
     return optim.AdamW(given, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
 
 

@@ -29,13 +29,16 @@ _KEPT = 0.3
 bandwidths of 8 to 80 pixels and 10 to 20 levels, messages are off by 0.36 % on average with 0.3, by 0.70 %
 with nothing kept, and by 0.40 % with a half."""
 
+_FARTHEST = 1e5
+"""Bandwidths from the origin; beyond, single precision no longer tells the vertices around a point apart."""
+
 
 class PermutohedralLattice:
     """The filter ``values -> K values`` with K_ij ~ exp(-|f_i - f_j|^2 / 2), up to one factor.
 
     Args:
         features: (B, N, d) positions of N points in each of B independent sets, in bandwidths. Values that
-            are not finite count as zero or as the largest number. No gradient reaches them. Vertices are
+            are not finite count as zero or as ``_FARTHEST``. No gradient reaches them. Vertices are
             stored in the order of the last dimension above all: it is fastest if near points are near in it.
 
     Raises:
@@ -52,7 +55,7 @@ class PermutohedralLattice:
         return filtered
 
     def _build(self, features: Tensor) -> None:
-        features = features.nan_to_num()
+        features = features.nan_to_num().clamp(-_FARTHEST, _FARTHEST)
         batch, points, dimensions = features.shape
         corners = dimensions + 1
         keys, self._corner_weights, steps = _enclosing_simplices(

@@ -175,7 +175,8 @@ class Adelaide(Segmenter):
             marginals = current.softmax(1)
             current = unary
             for name, scores in pairs.items():
-                messages = torch.zeros_like(unary)
+                # On a GPU autocast gives the sums that are added to them single precision.
+                messages = torch.zeros_like(unary, dtype=torch.promote_types(unary.dtype, torch.float32))
                 for some in related[name]:
                     table = scores(some).unflatten(1, (classes, classes))  # (N, K, K, h', P)
                     # Each view is taken where it is written: autograd follows no view older than a write.
