@@ -236,7 +236,6 @@ def test_degenerate_images_give_a_result(images: Tensor) -> None:
     assert crf(scores, images, 3).isfinite().all()
 
 
-@pytest.mark.usefixtures("on_the_lattice")
 @pytest.mark.parametrize("value", [1e12, -1e30, float("inf"), float("nan")])
 def test_points_that_are_nowhere_are_filtered_or_refused(value: float) -> None:
     features = torch.rand(1, 20, 2)
@@ -247,6 +246,7 @@ def test_points_that_are_nowhere_are_filtered_or_refused(value: float) -> None:
             PermutohedralLattice(torch.cat((features, features, features[..., :1]), -1))
 
 
+@pytest.mark.usefixtures("on_the_lattice")
 def test_bandwidths_too_small_for_the_image_get_one_line() -> None:
     crf = DenseCRF(2, Bandwidths(1e-3, 1e-3, 3), appearance_weight=1, smoothness_weight=1)
     with pytest.raises(ValueError, match="bandwidths are too small") as refused:
