@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ from experiments.config.recipes import (
     Warmup,
 )
 from experiments.datasets.base import DataError
+from experiments.running import stopping
 from experiments.samples import decoded
 from experiments.samples.network_input import NetworkInput
 from experiments.samples.prepared import PreparedDataset
@@ -431,26 +434,33 @@ class TestRun:
         assert (SEED_0 / "weights.safetensors").read_bytes() == expected
 
     @staticmethod
-    def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Sends this process SIGTERM in the given step of the next training."""
+    def in_step(number: int, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Has something happen in the given step of the next training, counted from 1."""
         from experiments.training import loop
 
         calls = []
 
         def rate(step: int, plan: Recipe) -> float:
             calls.append(step)
-            if len(calls) == steps:
-                os.kill(os.getpid(), signal.SIGTERM)
+            if len(calls) == number:
+                act()
             return schedules.learning_rate(step, plan)
 
         monkeypatch.setattr(loop, "learning_rate", rate)
 
+    def stop_after(self, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Sends this process SIGTERM in the given step of the next training."""
+        self.in_step(steps, lambda: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
+
     def test_a_deadline_leaves_a_checkpoint_and_says_what_is_left(
-        self, prepared: Workspace, capsys: pytest.CaptureFixture[str]
+        self, prepared: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        prepared.profile["recipe"]["steps"] = 100_000
-        prepared.write()
-        assert prepared.call("train", "--minutes", "0.02") == "75"
+        # The clock jumps in a step, so that the deadline falls there however long imports take.
+        passed = [0.0]
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(passed))
+        monkeypatch.setattr(stopping, "time", clock)
+        self.in_step(3, lambda: passed.append(3600), monkeypatch)
+        assert prepared.call("train", "--minutes", "50") == "75"
         assert "stopped with 2 jobs left (spgnet-small seed 0, gun-small seed 0)" in capsys.readouterr().err
         assert (SEED_0 / "checkpoint.pt").is_file()
         assert not (SEED_0 / "run.json").exists()
