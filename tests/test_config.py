@@ -15,6 +15,7 @@ import models
 from experiments import datasets
 from experiments.config import model_options
 from experiments.config.params import Params, load_params
+from experiments.config.recipes import Warmup
 from experiments.config.run import Run
 from experiments.config.strict import ConfigError
 
@@ -467,6 +468,16 @@ def test_a_shorter_training_warms_up_for_the_same_share(workspace: Workspace) ->
     workspace.params["recipes"]["plain"]["warmup"] = {"steps": 50}
     workspace.write()
     assert load_params().run("gun-small").recipe.warmup.steps == 2  # of 4, as 50 of 100
+
+
+def test_a_profile_warms_up_every_recipe_for_as_many_of_its_own_steps(workspace: Workspace) -> None:
+    workspace.params["recipes"]["plain"]["warmup"] = {"steps": 50}
+    workspace.profile["recipe"]["warmup"] = {"steps": 3, "ratio": 0.01}
+    workspace.write()
+    assert load_params().run("gun-small").recipe.warmup == Warmup(steps=3, ratio=0.01)
+    workspace.profile["recipe"]["warmup"] = {"steps": 0}
+    workspace.write()
+    assert load_params().run("gun-small").recipe.warmup == Warmup(steps=0)
 
 
 def test_a_recipe_takes_from_the_one_that_it_extends_what_it_does_not_say_itself(

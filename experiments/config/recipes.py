@@ -253,6 +253,9 @@ class RecipeOverrides(StrictModel):
     learning_rate: dict[Literal["sgd", "adamw"], Positive] = {}
     """By the optimizer that is in force."""
     schedule: Annotated[PolySchedule | StepSchedule, Field(discriminator="kind")] | None = None
+    warmup: Warmup | None = None
+    """Replaces the warm-up of every recipe; its steps are of the profile's own number. Left out, a recipe's
+    warm-up keeps its share of the training."""
     average_last: Annotated[float, Field(ge=0, le=1)] | None = None
     steps: Count | None = None
     batch_size: Count | None = None
@@ -289,6 +292,8 @@ class RecipeOverrides(StrictModel):
             changed["augmentation"] = recipe.augmentation.scaled(self.scale)
         if self.steps is not None:
             changed |= _shortened(recipe, self.steps)
+        if self.warmup is not None:
+            changed["warmup"] = self.warmup
         if self.multi_scale is not None and recipe.multi_scale is not None:
             changed["multi_scale"] = self.multi_scale
         changed["loss"] = self._scaled_loss(recipe.loss)
