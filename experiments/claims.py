@@ -17,7 +17,11 @@ def main() -> None:
         "--plan", action="store_true", help="say how many seeds and hours would settle each open claim"
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--keep", metavar="NAME", help=f"keep this run's results in {paths.REFERENCE}/NAME")
+    which.add_argument(
+        "--keep",
+        metavar="NAME",
+        help=f"keep this run's results in {paths.REFERENCE}/NAME, beside what it has of the same settings",
+    )
     which.add_argument(
         "--from", dest="reference", metavar="NAME",
         help=f"compute the verdicts of {paths.REFERENCE}/NAME again from its counts alone",
@@ -25,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     params = load_params()
     # Here, as importing scipy and pandas takes longer than finding out that the command line is wrong.
-    from experiments.reporting import measurements, planning, references, verdicts
+    from experiments.reporting import keeping, measurements, planning, references, verdicts
 
     if arguments.reference is not None:
         reference = references.load(arguments.reference, params)
@@ -33,9 +37,15 @@ def main() -> None:
     else:
         found, path = measurements.present(params), params.paths.claims
         if arguments.keep is not None:
-            reference = references.keep(arguments.keep, params, found, params.paths.summary)
-            kept = jobs.count(len(reference.found.scores), "experiment")
-            print(f"claims: {reference.folder}: {kept} kept")
+            kept = keeping.keep(arguments.keep, params, found, params.paths.summary)
+            print(f"claims: {kept.reference.folder}: {jobs.count(len(kept.new), 'experiment')} kept")
+            if kept.staying:
+                print(f"claims: in it already, and of the present settings: {', '.join(kept.staying)}")
+            if kept.leaving:
+                print(
+                    f"claims: no longer in it: {', '.join(kept.leaving)}; their settings, data or code are "
+                    "others now, or they share the scores of one that was kept, and were not scored with it"
+                )
         elif not arguments.plan and verdicts.is_current(params, found):
             print(f"claims: {path} is as it was")
             return

@@ -368,6 +368,49 @@ class TestReferences:
         np.testing.assert_array_equal(kept.unions[:, 1], whole.unions[:, 2])
         assert kept.mean_iou() == whole.mean_iou()
 
+    def test_it_grows_by_what_another_run_of_the_same_settings_measures(
+        self, measured: Workspace, reference: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        whole = {file: file.read_bytes() for file in reference.rglob("*") if file.is_file()}
+        for first, second in (("spgnet", "gun"), ("gun", "spgnet")):
+            shutil.rmtree(reference)
+            for paper in (first, second):
+                self.leave_out({"spgnet": "gun", "gun": "spgnet"}[paper])
+                assert not measured.call("tables")
+                capsys.readouterr()
+                assert not measured.call("claims", "--keep", "first")
+                self.put_back()
+            said = capsys.readouterr().out
+            assert "in it already, and of the present settings: " + first in said
+            for file, content in whole.items():
+                assert file.read_bytes() == content, file
+
+    def test_what_is_of_other_settings_does_not_stay_in_it(
+        self, measured: Workspace, reference: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        measured.params["recipes"]["plain"]["momentum"] = 0.5
+        measured.write()
+        fake({"gun-small": 0.5})
+        assert not measured.call("evaluate", "gun-small")
+        assert not measured.call("tables")
+        capsys.readouterr()
+        assert not measured.call("claims", "--keep", "first")
+        assert "claims: no longer in it: spgnet-small, " in capsys.readouterr().out
+        about = json.loads((reference / "about.json").read_text())
+        assert list(about["experiments"]) == ["gun-small"]
+        assert [path.stem for path in (reference / "evaluate").glob("*.json")] == ["gun-small"]
+
+    @staticmethod
+    def leave_out(paper: str) -> None:
+        """Puts the scores of a paper's experiments out of the way."""
+        for file in Path("results/tiny/evaluate").glob(f"{paper}-*"):
+            file.rename(file.with_name(f"away-{file.name}"))
+
+    @staticmethod
+    def put_back() -> None:
+        for file in Path("results/tiny/evaluate").glob("away-*"):
+            file.rename(file.with_name(file.name.removeprefix("away-")))
+
     def test_tables_and_report_show_it_beside_the_present_run(
         self, measured: Workspace, reference: Path
     ) -> None:
