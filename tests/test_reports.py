@@ -543,7 +543,7 @@ def test_speed_has_a_row_for_each_precision_and_says_where_it_ran(workspace: Wor
     assert timings["device"].str.len().min() > 3
     assert (timings["latency_ms_low"] <= timings["latency_ms_median"]).all()
     assert len(list(Path("results/tiny/speed").glob("ceilings-*"))) == 1
-    assert timings["compute_share"].between(0, 2).all()
+    assert (timings["compute_share"] > 0).all()
 
 
 def test_every_network_is_timed_in_the_most_wanted_way_before_any_in_another(workspace: Workspace) -> None:
