@@ -400,6 +400,19 @@ class TestReferences:
         assert list(about["experiments"]) == ["gun-small"]
         assert [path.stem for path in (reference / "evaluate").glob("*.json")] == ["gun-small"]
 
+    @pytest.mark.parametrize("seeds", ["seed-1", "seed-*"])
+    def test_what_lost_its_counts_does_not_stay_in_it(
+        self, measured: Workspace, reference: Path, capsys: pytest.CaptureFixture[str], seeds: str
+    ) -> None:
+        for file in (reference / "evaluate/spgnet-small").glob(f"{seeds}.npz"):
+            file.unlink()
+        self.leave_out("spgnet")
+        assert not measured.call("tables")
+        capsys.readouterr()
+        assert not measured.call("claims", "--keep", "first")
+        assert "claims: no longer in it: spgnet-small, spgnet-twin" in capsys.readouterr().out
+        assert not (reference / "evaluate/spgnet-small.json").exists()
+
     @staticmethod
     def leave_out(paper: str) -> None:
         """Puts the scores of a paper's experiments out of the way."""

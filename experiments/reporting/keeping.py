@@ -99,10 +99,11 @@ def _write_scores(folder: Path, params: Params, found: Measurements) -> None:
             for seed in scores["seeds"]
         ]
         storage.write_json(folder / f"{key}.json", scores | {"seeds": seeds})
-    for key, seed in _compared(params, found):
-        source = found.counts_path(key, seed)
-        narrowed = _narrow(found.evaluation(key, seed), _widths(params))
-        narrowed.save(folder / source.relative_to(found.folder))
+    compared = _compared(params, found)
+    for key in [key for key in found.scores if key in compared]:
+        for seed in (seed["seed"] for seed in found.scores[key]["seeds"]):
+            narrowed = _narrow(found.evaluation(key, seed), _widths(params))
+            narrowed.save(folder / found.counts_path(key, seed).relative_to(found.folder))
 
 
 def _copy_scores(folder: Path, before: Reference, staying: Sequence[str]) -> None:
@@ -139,8 +140,12 @@ def _before(name: str, params: Params) -> Reference | None:
 
 
 def _staying(before: Reference, params: Params, found: Measurements) -> list[str]:
-    """Experiments of a reference that are of the present settings and that this run did not measure."""
+    """Experiments of a reference that are of the present settings and that this run did not measure.
+
+    One that claims compare has to have its counts of all seeds, or no verdict could be computed again.
+    """
     identities, _ = identities_or_reason(params.runs(), params.seeds)
+    compared = _compared(params, before.found)
     staying = []
     for key, scores in before.found.scores.items():
         owner = scores["same_scores_as"] or key
@@ -148,7 +153,10 @@ def _staying(before: Reference, params: Params, found: Measurements) -> list[str
         if key in found.scores or owner in found.scores:
             continue
         valid = read_scores(key, params.seeds, identities, before.found.scores_path(key))
-        if not isinstance(valid, str) and before.found.has_counts(owner, scores["seeds"]):
+        if isinstance(valid, str):
+            continue
+        counts = [before.found.counts_path(owner, seed["seed"]) for seed in scores["seeds"]]
+        if owner not in compared or all(path.is_file() for path in counts):
             staying.append(key)
     return staying
 
@@ -213,16 +221,15 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
     return sorted({str(value) for value in values})
 
 
-def _compared(params: Params, found: Measurements) -> list[tuple[str, int]]:
-    """Experiments with counts of their own that claims about scores compare, and their seeds."""
-    keys = {
+def _compared(params: Params, found: Measurements) -> set[str]:
+    """Experiments that claims about scores compare, each named by the one whose counts it has."""
+    return {
         found.scores[side.experiment]["same_scores_as"] or side.experiment
         for claim in params.claims.values()
         if claim.what.is_score
         for side in claim.sides().values()
         if side.experiment in found.scores
     }
-    return [(key, seed["seed"]) for key in found.scores if key in keys for seed in found.scores[key]["seeds"]]
 
 
 def _widths(params: Params) -> set[int]:

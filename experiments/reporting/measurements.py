@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,6 @@ class Measurements:
         """Where the counts of an experiment stand: those of the experiment that it shares scores with."""
         owner = self.scores[key]["same_scores_as"] or key
         return self.folder / owner / f"seed-{seed}.npz"
-
-    def has_counts(self, key: str, seeds: Iterable[Mapping[str, Any]]) -> bool:
-        """Whether an experiment's counts are there, of all seeds or, where no claim needs them, of none."""
-        there = {self.counts_path(key, seed["seed"]).is_file() for seed in seeds}
-        return len(there) == 1
 
     def evaluation(self, key: str, seed: int) -> Evaluation:
         """What one training of an experiment scored.
