@@ -51,7 +51,7 @@ def _draw(params: Params, keys: list[str], known: dict[str, str]) -> tuple[dict[
     from experiments.reporting.drawing import Measured, draw
     from experiments.reporting.evidence import gather
     from experiments.reporting.papers import pages
-    from experiments.reporting.pictures import gallery
+    from experiments.reporting.pictures import galleries
     from experiments.reporting.sections import drawings_of
     from experiments.reporting.summary import complexity, speed, summarise
 
@@ -66,8 +66,8 @@ def _draw(params: Params, keys: list[str], known: dict[str, str]) -> tuple[dict[
     drawn, outcome = draw(drawings, paths.FIGURES, known, params.paths.locks)
     whole = [drawing for drawing in drawings if drawing.name in drawn]
     if not outcome.left:  # a page without the figures that are left would be worth less than the one before
-        galleries = {paper.key: gallery(params, evidence, paper) for paper in papers}
-        storage.write_text(paths.REPORT, page.render(measured, tables, whole, galleries, paths.FIGURES))
+        shown_pictures = galleries(params, evidence.run, papers)
+        storage.write_text(paths.REPORT, page.render(measured, tables, whole, shown_pictures, paths.FIGURES))
     left_out = {key: reason for key, reason in found.reasons.items() if key in keys}
     problems = "".join(f" Not shown: {problem}" for problem in evidence.problems)
     return drawn, outcome, f"{len(drawings)} figures. {captions.missing(left_out.items())}{problems}".rstrip()

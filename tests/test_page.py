@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Workspace, tiny_params
 
+from experiments.config.params import load_params
 from experiments.reporting import pictures
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -225,6 +227,32 @@ class TestTheFile:
 
 
 class TestPictures:
+    @pytest.fixture
+    def copy(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+        """Of the two experiments only the first seed is scored, so that neither has a mean."""
+        workspace = Workspace(tmp_path / "copy")
+        shutil.copytree(folder, workspace.folder)
+        monkeypatch.chdir(workspace.folder)
+        workspace.params = json.loads(json.dumps(load_params().model_dump(mode="json")))
+        for key in ("gun-fusion", "gun-multi-shared"):
+            scores = Path("results/tiny/evaluate") / f"{key}.json"
+            scores.unlink()
+            for seed in (1, 2):
+                (scores.with_suffix("") / f"seed-{seed}.npz").unlink()
+        return workspace
+
+    def test_they_are_of_the_first_seed_and_wait_for_no_other(self, copy: Workspace) -> None:
+        assert not copy.call("report")
+        assert "wrong pixels, model: gun-fusion" in Path("reports/index.html").read_text()
+
+    def test_those_of_other_settings_are_not_shown(self, copy: Workspace) -> None:
+        copy.params["recipes"]["plain"]["momentum"] = 0.5
+        copy.write()
+        assert not copy.call("report")
+        page = Path("reports/index.html").read_text()
+        assert "wrong pixels" not in page
+        assert "gun-fusion: not scored" in page
+
     def test_a_crop_is_where_two_differ_most_near_a_boundary(self) -> None:
         labels = np.zeros((80, 120), np.uint8)
         labels[:, 60:] = 1

@@ -14,15 +14,18 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from experiments.config.params import Params
-from experiments.datasets.base import IGNORE_LABEL, DataError, LabelClass, Pixels, read_image, read_labels
+from experiments.datasets.base import IGNORE_LABEL, LabelClass, Pixels, read_image, read_labels
 from experiments.reporting import maps
-from experiments.reporting.evidence import Evidence
+from experiments.reporting.evidence import Source
 from experiments.reporting.papers import PaperPage
-from experiments.samples.prepared import PreparedDataset
+from experiments.samples.identity import Identities, identities_or_reason
+from experiments.scoring.counts import digest_of
 from experiments.scoring.pictures import label_picture
 
 IMAGES = 2
 """Of each paper: enough to see, few enough for the page to open at once."""
+
+_NONE_KEPT = "no predictions are kept; run 'python -m experiments.evaluate'"
 
 _WIDEST = 640
 """Pixels across; the page shows a picture at 320 or more."""
@@ -85,16 +88,24 @@ class Gallery:
     """Why there is nothing to see."""
 
 
-def gallery(params: Params, evidence: Evidence, page: PaperPage) -> Gallery:
-    """The pictures of a paper: of this run, as references keep none."""
-    run = evidence.run
-    if run.own(page.model) is None:
-        reason = f"{page.model}: {run.missing(page.model)}"
+def galleries(params: Params, run: Source, papers: Sequence[PaperPage]) -> dict[str, Gallery]:
+    """The pictures of papers, by paper: of this run, as references keep none, and of its first seed alone."""
+    identities, problem = identities_or_reason(params.runs(), params.seeds[:1])
+    return {page.key: _gallery(params, run, page, identities or problem) for page in papers}
+
+
+def _gallery(params: Params, run: Source, page: PaperPage, identities: Identities | str) -> Gallery:
+    """The pictures of one paper; without ``identities``, why there can be none."""
+
+    def nothing(reason: str) -> Gallery:
         return Gallery(run.conditions, [], page.maps_title, page.model, [], [], reason)
-    try:
-        data = PreparedDataset.load(params.run(page.model))
-    except DataError as error:
-        return Gallery(run.conditions, [], page.maps_title, page.model, [], [], str(error))
+
+    if isinstance(identities, str):
+        return nothing(identities)
+    if not _is_pictured(params, page.model, identities):
+        scored = run.own(page.model) is not None
+        return nothing(_NONE_KEPT if scored else f"{page.model}: {run.missing(page.model)}")
+    data = identities.data[params.run(page.model).dataset]
     places = {key: params.paths.predictions(key) for key in (page.baseline, page.model) if key}
     shown = [
         sample
@@ -104,7 +115,7 @@ def gallery(params: Params, evidence: Evidence, page: PaperPage) -> Gallery:
     # The first and the last of those that are kept: neighbours in a film look alike.
     shown = [shown[place] for place in sorted({0, len(shown) - 1})][:IMAGES] if shown else []
     comparisons = []
-    comparable = bool(page.baseline) and run.own(page.baseline) is not None
+    comparable = bool(page.baseline) and _is_pictured(params, page.baseline, identities)
     for sample in shown if comparable else []:
         labels, photograph = read_labels(sample.labels), read_image(sample.image)
         predicted = [read_labels(place / f"{sample.name}.png") for place in places.values()]
@@ -125,8 +136,16 @@ def gallery(params: Params, evidence: Evidence, page: PaperPage) -> Gallery:
             present = _occurring([labels, predicted_labels], data.classes)
             if not own:
                 computed = []
-    missing = "" if shown else "no predictions are kept; run 'python -m experiments.evaluate'"
+    missing = "" if shown else _NONE_KEPT
     return Gallery(run.conditions, comparisons, page.maps_title, page.model, computed, present, missing)
+
+
+def _is_pictured(params: Params, key: str, identities: Identities) -> bool:
+    """Whether an experiment's pictures are its own, and of the present settings: those of its first seed."""
+    identity = identities.of(key, params.seeds[0])
+    if identities.same_scores_as(key, identity.seed) is not None:
+        return False
+    return digest_of(params.paths.counts(key, identity.seed)) == identity.scoring
 
 
 def compare(
