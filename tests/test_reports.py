@@ -114,6 +114,14 @@ class TestBenchmarks:
 
 
 class TestTables:
+    def test_an_interval_stands_beside_its_mean_if_the_first_row_has_none_too(self) -> None:
+        first = {"Method": "SegNet", "mIoU": 1, "mIoU, other": 2, "MACs": 3}
+        second = {"Method": "GUN", "mIoU": 4, "95 %": 5, "mIoU, other": 6, "95 %, other": 7, "MACs": 8}
+        table = rendering.of_rows([first, second, {"Method": "neither"}])
+        assert list(table) == list(second)
+        assert list(table["95 %"].fillna(0)) == [0, 5, 0]
+        assert list(rendering.of_rows([second, first])) == list(second)
+
     def test_the_summary_has_a_row_per_experiment_with_both_numbers(self, measured: Workspace) -> None:
         summary = pd.read_csv("results/tiny/summary.csv").set_index("experiment")
         assert list(summary.index) == list(KEYS)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from experiments.config.params import Params
 from experiments.reporting.evidence import Source
-from experiments.reporting.rendering import Noted
+from experiments.reporting.rendering import Noted, of_rows
 
 METHOD = (
     "Difference: mean over the seeds. Interval: from the lowest to the highest end of the 95 % intervals "
@@ -37,7 +37,7 @@ def comparison(sources: Sequence[Source], params: Params) -> pd.DataFrame:
                     shown[f"95 % over seeds, {source.title}"] = interval(row, "seeds_")
                     shown[f"95 % over images, {source.title}"] = interval(row, "images_")
         table.append(shown | {"Source": claim.source})
-    return pd.DataFrame(table).dropna(axis="columns", how="all").astype(object).fillna("")
+    return of_rows(table).dropna(axis="columns", how="all").astype(object).fillna("")
 
 
 def verdict(row: Mapping[str, str] | None) -> Any:

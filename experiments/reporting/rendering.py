@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,6 +44,25 @@ class Table:
     """Section of the page: the key of a paper, ``across``, ``costs`` or ``check``; empty for none."""
     shaded: bool = False
     """Whether its numbers, in per cent, are a picture: the larger, the darker the cell."""
+
+
+def of_rows(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """A table of rows, each of which may lack columns: they stand where the rows that have them have them.
+
+    Args:
+        rows: cells by column. Two columns that several rows have are in one order in all of them.
+    """
+    found = list(rows)
+    columns: list[str] = []
+    for row in found:
+        place = 0
+        for name in row:
+            if name in columns:
+                place = columns.index(name) + 1
+            else:
+                columns.insert(place, name)
+                place += 1
+    return pd.DataFrame(found, columns=columns)
 
 
 @dataclass(frozen=True)

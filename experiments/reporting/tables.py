@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from experiments.reporting import benchmarks, captions, claim_tables, cost_table
 from experiments.reporting.evidence import Evidence, Source
 from experiments.reporting.papers import PaperPage, pages
 from experiments.reporting.recipes import recipe_table
-from experiments.reporting.rendering import Noted, Table
+from experiments.reporting.rendering import Noted, Table, of_rows
 
 _MOST_CLASSES = 40
 """Of a confusion matrix that people can look at."""
@@ -112,8 +112,7 @@ def _paper_table(
         f"own data. {' '.join(source.conditions for source in evidence.columns)} Counted: the paper's own "
         "network at the paper's input size."
     )
-    frame = pd.DataFrame(rows)
-    return Table(f"{page.key}-{name}", caption, _filled(frame), f"{page.title}: {name}", page.key)
+    return Table(f"{page.key}-{name}", caption, _filled(rows), f"{page.title}: {name}", page.key)
 
 
 def _measured(params: Params, evidence: Evidence, own: Mapping[Any, Any]) -> dict[str, Any]:
@@ -182,7 +181,7 @@ def ablation_tables(
         f"MACs: of the papers' own networks. {' '.join(source.conditions for source in evidence.columns)}"
     )
     title = f"{page.title}: ablations, as differences"
-    return [Table(f"{page.key}-ablations", caption, _filled(pd.DataFrame(rows)), title, page.key)]
+    return [Table(f"{page.key}-ablations", caption, _filled(rows), title, page.key)]
 
 
 def _difference_cells(source: Source, key: str, baseline: str) -> dict[str, Any]:
@@ -297,7 +296,7 @@ def peers_table(params: Params, evidence: Evidence) -> Table | None:
         "sets them, and otherwise what the recipe says; no paper has this comparison. "
         f"{' '.join(conditions)}"
     )
-    return Table("peers", caption, _filled(pd.DataFrame(rows)), "At an equal recipe", "across")
+    return Table("peers", caption, _filled(rows), "At an equal recipe", "across")
 
 
 def class_tables(evidence: Evidence) -> list[Table]:
@@ -337,8 +336,8 @@ def _source(row: Mapping[Any, Any]) -> str:
     return f"{row['source']}{split} ({row['mark']})"
 
 
-def _filled(frame: pd.DataFrame) -> pd.DataFrame:
+def _filled(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Without columns that hold nothing; a cell that is still empty says that it does not apply."""
-    kept = frame.dropna(axis="columns", how="all").astype(object)
+    kept = of_rows(rows).dropna(axis="columns", how="all").astype(object)
     empty = Noted(None, "nothing to show for this row")
     return kept.map(lambda value: value if isinstance(value, Noted) or pd.notna(value) else empty)
