@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -523,6 +524,21 @@ def test_the_committed_references_are_described_as_they_are(monkeypatch: pytest.
     params = load_params()
     kept = [references.load(name, params) for name in references.names()]
     assert (ROOT / "results/reference/README.md").read_text() == references.readme(kept)
+
+
+def test_the_readme_gives_every_verdict_of_the_reference_and_no_other() -> None:
+    table = verdicts(ROOT / "results/reference/camvid-cpu/claims.csv")
+    tested = table[table["verdict"].isin(["supported", "contradicted", "open"]) & (table["unit"] == "points")]
+    decided = tested[tested["verdict"] != "open"]
+    expected = {
+        f"| `{key}` | {float(row['difference']):+.1f} [{float(row['low']):+.1f}, {float(row['high']):+.1f}] "
+        f"| {row['verdict']} |"
+        for key, row in decided.iterrows()
+    }
+    said = " ".join((ROOT / "README.md").read_text().split())
+    given = re.findall(r"\| `[a-z0-9-]+` \| \S+ \[\S+ \S+\] \| (?:supported|contradicted|open) \|", said)
+    assert sorted(given) == sorted(expected)
+    assert f"Of the {len(tested)} claims about scores that it tests {len(decided)} have a verdict" in said
 
 
 def test_a_published_difference_is_that_of_the_published_scores() -> None:
