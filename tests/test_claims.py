@@ -401,6 +401,23 @@ class TestReferences:
         assert list(about["experiments"]) == ["gun-small"]
         assert [path.stem for path in (reference / "evaluate").glob("*.json")] == ["gun-small"]
 
+    def test_it_has_the_counts_of_an_experiment_whose_owner_is_not_scored(
+        self, measured: Workspace, reference: Path
+    ) -> None:
+        # As after "evaluate spgnet-twin", which scores the training of spgnet-small under its own name alone.
+        Path("results/tiny/evaluate/spgnet-small.json").unlink()
+        assert not measured.call("tables")
+        assert not measured.call("claims", "--keep", "first")
+        table = verdicts(reference / "claims.csv")["verdict"]
+        assert (table["repeated"], table["true"]) == ("supported", "not measured")
+        counts = reference / "evaluate/spgnet-small/seed-1.npz"
+        kept = counts.read_bytes()
+        # And if another run adds to the reference.
+        self.leave_out("spgnet")
+        assert not measured.call("tables")
+        assert not measured.call("claims", "--keep", "first")
+        assert counts.read_bytes() == kept
+
     @pytest.mark.parametrize("seeds", ["seed-1", "seed-*"])
     def test_what_lost_its_counts_does_not_stay_in_it(
         self, measured: Workspace, reference: Path, capsys: pytest.CaptureFixture[str], seeds: str

@@ -99,8 +99,10 @@ def _write_scores(folder: Path, params: Params, found: Measurements) -> None:
             for seed in scores["seeds"]
         ]
         storage.write_json(folder / f"{key}.json", scores | {"seeds": seeds})
+    # By owner, as an experiment may be scored whose owner is not: the counts are there all the same.
     compared = _compared(params, found)
-    for key in [key for key in found.scores if key in compared]:
+    owners = {found.owner(key): key for key in found.scores}
+    for key in (key for owner, key in owners.items() if owner in compared):
         for seed in (seed["seed"] for seed in found.scores[key]["seeds"]):
             narrowed = _narrow(found.evaluation(key, seed), _widths(params))
             narrowed.save(folder / found.counts_path(key, seed).relative_to(found.folder))
@@ -110,8 +112,9 @@ def _copy_scores(folder: Path, before: Reference, staying: Sequence[str]) -> Non
     """The same of what stays of an earlier run."""
     for key in staying:
         shutil.copyfile(before.found.scores_path(key), folder / f"{key}.json")
-        if (before.found.folder / key).is_dir():
-            shutil.copytree(before.found.folder / key, folder / key)
+    for owner in dict.fromkeys(before.found.owner(key) for key in staying):
+        if (before.found.folder / owner).is_dir():
+            shutil.copytree(before.found.folder / owner, folder / owner)
 
 
 def _replaced(
@@ -146,16 +149,17 @@ def _staying(before: Reference, params: Params, found: Measurements) -> list[str
     """
     identities, _ = identities_or_reason(params.runs(), params.seeds)
     compared = _compared(params, before.found)
+    measured = {found.owner(key) for key in found.scores}
     staying = []
     for key, scores in before.found.scores.items():
-        owner = scores["same_scores_as"] or key
-        # Scores that are another's would no longer be those of its counts, which are measured anew.
-        if key in found.scores or owner in found.scores:
+        owner = before.found.owner(key)
+        # They would no longer be the scores of these counts, which are measured anew.
+        if owner in measured:
             continue
         valid = read_scores(key, params.seeds, identities, before.found.scores_path(key))
         if isinstance(valid, str):
             continue
-        counts = [before.found.counts_path(owner, seed["seed"]) for seed in scores["seeds"]]
+        counts = [before.found.counts_path(key, seed["seed"]) for seed in scores["seeds"]]
         if owner not in compared or all(path.is_file() for path in counts):
             staying.append(key)
     return staying
@@ -224,7 +228,7 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 def _compared(params: Params, found: Measurements) -> set[str]:
     """Experiments that claims about scores compare, each named by the one whose counts it has."""
     return {
-        found.scores[side.experiment]["same_scores_as"] or side.experiment
+        found.owner(side.experiment)
         for claim in params.claims.values()
         if claim.what.is_score
         for side in claim.sides().values()

@@ -39,10 +39,13 @@ class Measurements:
         """Where the scores of an experiment stand."""
         return self.folder / f"{key}.json"
 
+    def owner(self, key: str) -> str:
+        """Whose counts a scored experiment has: its own, or those of the one that it shares scores with."""
+        return self.scores[key]["same_scores_as"] or key
+
     def counts_path(self, key: str, seed: int) -> Path:
-        """Where the counts of an experiment stand: those of the experiment that it shares scores with."""
-        owner = self.scores[key]["same_scores_as"] or key
-        return self.folder / owner / f"seed-{seed}.npz"
+        """Where the counts of a scored experiment stand."""
+        return self.folder / self.owner(key) / f"seed-{seed}.npz"
 
     def evaluation(self, key: str, seed: int) -> Evaluation:
         """What one training of an experiment scored.
