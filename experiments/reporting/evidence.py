@@ -135,8 +135,7 @@ class Source:
 
     def _owner(self, key: str) -> str:
         """The experiment whose scores an experiment has."""
-        scores = self.found.scores.get(key)
-        return (scores and scores["same_scores_as"]) or key
+        return self.found.owner(key) if key in self.found.scores else key
 
 
 def _is_number(value: Any) -> bool:
