@@ -534,6 +534,11 @@ def test_a_default_run_has_tables_and_a_report_beside_the_committed_references(
     names = json.loads(Path("reports/tables/tables.json").read_text())
     assert {"claims", "gun-cityscapes-test", "gun-confusion-gun-fusion", "peers"} <= set(names)
     assert Path("reports/index.html").is_file()
+    # The reference's, as it kept what it counted, and not those of a run whose scores say nothing.
+    shown = pd.read_csv("reports/tables/gun-confusion-gun-fusion.csv", index_col="Class")
+    counts = Path("results/reference/camvid-cpu/evaluate/gun-fusion").glob("seed-*.npz")
+    total = np.sum([Evaluation.load(path).confusion for path in counts], axis=0)
+    np.testing.assert_allclose(shown.to_numpy(), 100 * total / total.sum(1, keepdims=True), atol=0.051)
 
 
 def test_the_committed_references_are_described_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

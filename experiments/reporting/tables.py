@@ -242,15 +242,22 @@ def class_comparisons(evidence: Evidence, page: PaperPage) -> list[Table]:
 
 
 def confusion_table(evidence: Evidence, page: PaperPage, key: str) -> list[Table]:
-    """Where the pixels of each class went, over the split and all seeds; nothing where it was not kept."""
+    """Where the pixels of each class went, over the split and all seeds; nothing without the counts.
+
+    Raises:
+        StorageError: a file of counts is broken.
+    """
     for source in evidence.preferred:
         scores = source.found.scores.get(key)
-        if scores is None or not all("confusion" in seed for seed in scores["seeds"]):
+        if scores is None:
+            continue
+        seeds = [seed["seed"] for seed in scores["seeds"]]
+        if not all(source.found.counts_path(key, seed).is_file() for seed in seeds):
             continue
         classes = list(scores["seeds"][0]["class_iou"])
         if len(classes) > _MOST_CLASSES:
             continue
-        total = np.sum([seed["confusion"] for seed in scores["seeds"]], axis=0)
+        total = np.sum([source.found.evaluation(key, seed).confusion for seed in seeds], axis=0)
         shares = 100 * total / np.maximum(total.sum(axis=1, keepdims=True), 1)
         rows = pd.DataFrame(shares, columns=classes).map(lambda value: f"{value:.1f}")
         rows.insert(0, "Class", classes)
