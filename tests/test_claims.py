@@ -16,8 +16,13 @@ from conftest import ROOT, Workspace
 
 from experiments.config.params import load_params
 from experiments.reporting import references
+from experiments.reporting.drawing import Measured
 from experiments.reporting.evidence import gather
 from experiments.reporting.measurements import present
+from experiments.reporting.papers import Ablation, PaperPage
+from experiments.reporting.sections import ablations
+from experiments.reporting.summary import complexity, speed, summarise
+from experiments.reporting.tables import ablation_tables
 from experiments.running import storage
 from experiments.samples.identity import Identities
 from experiments.scoring.counts import Counts, Evaluation
@@ -212,6 +217,24 @@ class TestVerdicts:
         run = gather(params, present(params)).run
         row = run.verdict(key, baseline)
         assert (row["claim"] if row else "") == claim
+
+    def test_one_comparison_under_two_names_is_shown_once(self, measured: Workspace) -> None:
+        params = load_params()
+        found = present(params)
+        evidence = gather(params, found)
+        summary = summarise(params, found.scores, found.reasons, complexity(params))
+        pairs = (("spgnet-small", "gun-small"), ("spgnet-twin", "gun-small"), ("spgnet-twin", "spgnet-small"))
+        page = PaperPage("spgnet", "SPGNet", ablations=(Ablation("Sizes", pairs),))
+        table = ablation_tables(params, evidence, summary, page)[0].rows.set_index("Experiment")
+        cells = table["Difference, this run"].iloc[:3]
+        assert float(cells.iloc[0]) == pytest.approx(10, abs=1)
+        assert [cell.value for cell in cells.iloc[1:]] == [None, None]
+        assert cells.iloc[1].note == "as spgnet-small beside gun-small: the same trainings here"
+        assert cells.iloc[2].note == "both are one and the same here"
+        everything = Measured(params, list(params.experiments), [page], evidence, summary, speed(params))
+        for drawing in ablations(everything):
+            (group,) = drawing.arguments[0]
+            assert len(group[2]) == 1, drawing.name
 
     def test_dvc_shows_how_many_are_decided(self, finished: Path) -> None:
         shown = json.loads((finished / "results/tiny/metrics/claims/verdicts.json").read_text())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
@@ -117,6 +117,21 @@ class Source:
         """Whether two experiments are one and the same here."""
         are_scored = {key, other} <= set(self.found.scores)
         return are_scored and self._owner(key) == self._owner(other)
+
+    def repeats(self, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str]]:
+        """Pairs of experiments that compare the same two trainings as an earlier pair, each with that pair.
+
+        Under a profile several experiments can be one, say Swin-S and Swin-B on one small backbone. Their
+        comparisons are then one, too.
+        """
+        first: dict[tuple[str, str], tuple[str, str]] = {}
+        found = {}
+        for pair in pairs:
+            owners = self._owner(pair[0]), self._owner(pair[1])
+            earlier = first.setdefault(owners, pair)
+            if earlier != pair and owners[0] != owners[1]:
+                found[pair] = earlier
+        return found
 
     def verdict(self, key: str, baseline: str) -> dict[str, str] | None:
         """The row of the claim about the mIoU of two experiments, whichever of them it calls better.

@@ -56,6 +56,11 @@ class PaperPage:
     peers: tuple[str, ...] = ()
     """Systems of its comparison table, trained here by one recipe."""
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All that its ablations compare, in their order."""
+        return [pair for ablation in self.ablations for pair in ablation.rows]
+
 
 def _beside(baseline: str, *keys: str) -> tuple[tuple[str, str], ...]:
     return tuple((key, baseline) for key in keys)

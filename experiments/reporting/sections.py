@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ from experiments.reporting.evidence import Source
 from experiments.reporting.papers import PaperPage
 from experiments.reporting.tables import class_iou
 from experiments.training.folder import Trainings
-
-Rows = list[dict[str, Any]]
 
 
 def claims(measured: Measured) -> list[Drawing]:
@@ -71,14 +69,14 @@ def ablations(measured: Measured) -> list[Drawing]:
     sources: list[str] = []
     for page in measured.pages:
         for source in measured.evidence.preferred:
+            again = source.repeats(pair for pair in page.pairs if pair[0] in measured.keys)
             groups = []
             for ablation in page.ablations:
-                rows = _difference_rows(measured, source, ablation.rows)
+                pairs = [pair for pair in ablation.rows if pair not in again]
+                rows = _difference_rows(measured, source, pairs)
                 if rows:
-                    groups.append((ablation.title, "", _sorted(rows)))
-                    pairs = [pair for pair in ablation.rows if source.difference(*pair)]
-                    for pair, row in zip(pairs, rows, strict=True):
-                        everything[pair] = row | {"paper": page.title}
+                    groups.append((ablation.title, "", _sorted(rows.values())))
+                    everything |= {pair: row | {"paper": page.title} for pair, row in rows.items()}
                     sources.append(source.title)
             if groups:
                 text = (
@@ -93,7 +91,7 @@ def ablations(measured: Measured) -> list[Drawing]:
                 )
                 break
     if everything:
-        effects = _sorted(list(everything.values()))
+        effects = _sorted(everything.values())
         effects["name"] = effects["paper"] + ": " + effects["name"]
         groups = [("", "", effects)]
         text = (
@@ -107,25 +105,27 @@ def ablations(measured: Measured) -> list[Drawing]:
     return drawings
 
 
-def _difference_rows(measured: Measured, source: Source, pairs: Iterable[tuple[str, str]]) -> Rows:
-    rows = []
+def _difference_rows(
+    measured: Measured, source: Source, pairs: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = {}
     for key, baseline in pairs:
         found = source.difference(key, baseline) if key in measured.keys else None
         if found is not None:
             claim = source.verdict(key, baseline) if source.kind != "check" else None
-            rows.append({
+            rows[key, baseline] = {
                 "name": measured.row(key),
                 "value": found.mean,
                 "low": math.nan if found.low is None else found.low,
                 "high": math.nan if found.high is None else found.high,
                 "verdict": claim["verdict"] if claim else "",
-            })  # fmt: skip
+            }
     return rows
 
 
-def _sorted(rows: Rows) -> pd.DataFrame:
+def _sorted(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The greatest value first."""
-    return pd.DataFrame(rows).sort_values("value", ascending=False, kind="stable", ignore_index=True)
+    return pd.DataFrame(list(rows)).sort_values("value", ascending=False, kind="stable", ignore_index=True)
 
 
 def peers(measured: Measured) -> list[Drawing]:

@@ -158,6 +158,7 @@ def ablation_tables(
 ) -> list[Table]:
     """Differences of a paper's ablations to their baselines."""
     counted = summary.set_index("experiment")[["measured_parameters_m", "measured_macs_g"]].astype(float)
+    repeats = [source.repeats(page.pairs) for source in evidence.columns]
     rows = []
     for ablation in page.ablations:
         for key, baseline in ablation.rows:
@@ -167,8 +168,8 @@ def ablation_tables(
                 "Experiment": key,
                 "Beside": baseline,
             }
-            for source in evidence.columns:
-                line |= _difference_cells(source, key, baseline)
+            for source, again in zip(evidence.columns, repeats, strict=True):
+                line |= _difference_cells(source, key, baseline, again.get((key, baseline)))
             for column, head in (("measured_parameters_m", "Parameters M"), ("measured_macs_g", "MACs G")):
                 more = float(counted[column][key]) - float(counted[column][baseline])
                 line[f"{head}, difference"] = f"{more:+.2f}" if math.isfinite(more) else None
@@ -184,8 +185,13 @@ def ablation_tables(
     return [Table(f"{page.key}-ablations", caption, _filled(rows), title, page.key)]
 
 
-def _difference_cells(source: Source, key: str, baseline: str) -> dict[str, Any]:
+def _difference_cells(
+    source: Source, key: str, baseline: str, earlier: tuple[str, str] | None
+) -> dict[str, Any]:
+    """What one ablation changes; only a note if an earlier row compares the same two."""
     head = f"Difference, {source.title}" + (" (check)" if source.kind == "check" else "")
+    if earlier is not None:
+        return {head: Noted(None, f"as {earlier[0]} beside {earlier[1]}: the same trainings here")}
     found = source.difference(key, baseline)
     if found is None:
         shared = source.shared(key, baseline)
