@@ -621,6 +621,17 @@ def test_names_beside_points_cover_neither_each_other_nor_a_point(scores: list[f
     assert not any(box.contains(x, y) for box in boxes for x, y in dots)
 
 
+def test_a_long_name_beside_intervals_starts_inside_the_figure(tmp_path: Path) -> None:
+    """It is laid out as wide as it is in the SVG, whose letters are not fitted to pixels."""
+    name = "gun: Encoder: two resolutions, shared weights (bilinear upsampling)"
+    rows = pd.DataFrame({"name": [name], "value": [31.2], "low": [30.8], "high": [31.6], "verdict": [""]})
+    context = Context(None, print, print)
+    figures.draw(context, "intervals", ([("", "#0072b2", rows)], "mIoU %", False), tmp_path, "figure")
+    starts = re.findall(r'translate\((\S+) \S+\)">gun: Encoder', (tmp_path / "figure.svg").read_text())
+    assert len(starts) == 1
+    assert float(starts[0]) > 0
+
+
 def test_the_numbers_on_logarithmic_axes_can_be_read(tmp_path: Path) -> None:
     """Matplotlib writes them as formulas, which figures do not have: a name may hold dollar signs."""
     context = Context(None, print, print)

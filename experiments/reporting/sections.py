@@ -133,13 +133,15 @@ def peers(measured: Measured) -> list[Drawing]:
     keys = dict.fromkeys(
         [key for page in measured.pages for key in (page.main, page.model, page.baseline, *page.peers) if key]
     )
+    titles = {page.key: page.title for page in measured.pages}
     for source in measured.evidence.preferred:
         rows = []
         for key in keys:
             found = source.miou(key)
             if found is not None and key in measured.keys:
+                paper = measured.params.experiments[key].paper
                 rows.append({
-                    "name": f"{measured.params.experiments[key].paper}: {measured.row(key)}",
+                    "name": f"{titles.get(paper, paper)}: {measured.row(key)}",
                     "value": found.mean,
                     "low": math.nan if found.low is None else found.low,
                     "high": math.nan if found.high is None else found.high,
