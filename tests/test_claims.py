@@ -236,6 +236,19 @@ class TestVerdicts:
             (group,) = drawing.arguments[0]
             assert len(group[2]) == 1, drawing.name
 
+    def test_one_experiment_beside_two_has_a_name_for_each(self, measured: Workspace) -> None:
+        params = load_params()
+        found = present(params)
+        evidence = gather(params, found)
+        summary = summarise(params, found.scores, found.reasons, complexity(params))
+        pairs = (("gun-guided", "gun-small"), ("gun-guided", "spgnet-small"), ("spgnet-small", "gun-small"))
+        page = PaperPage("gun", "GUN", ablations=(Ablation("Guidance", pairs),))
+        everything = Measured(params, list(params.experiments), [page], evidence, summary, speed(params))
+        rows = ablations(everything)[-1].arguments[0][0][2]
+        guided = rows[rows["name"].str.contains("beside")]["name"]
+        assert [name.split("beside ")[1] for name in guided] == ["gun-small", "spgnet-small"]
+        assert (len(rows), rows["name"].nunique()) == (3, 3)
+
     def test_dvc_shows_how_many_are_decided(self, finished: Path) -> None:
         shown = json.loads((finished / "results/tiny/metrics/claims/verdicts.json").read_text())
         counts = verdicts(finished / "results/tiny/claims.csv")["verdict"].value_counts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ def ablations(measured: Measured) -> list[Drawing]:
                 rows = _difference_rows(measured, source, pairs)
                 if rows:
                     groups.append((ablation.title, "", _sorted(rows.values())))
-                    everything |= {pair: row | {"paper": page.title} for pair, row in rows.items()}
+                    for pair, row in rows.items():
+                        everything[pair] = row | {"name": f"{page.title}: {row['name']}"}
                     sources.append(source.title)
             if groups:
                 text = (
@@ -91,9 +93,11 @@ def ablations(measured: Measured) -> list[Drawing]:
                 )
                 break
     if everything:
-        effects = _sorted(everything.values())
-        effects["name"] = effects["paper"] + ": " + effects["name"]
-        groups = [("", "", effects)]
+        times = Counter(key for key, _ in everything)
+        for (key, baseline), row in everything.items():
+            if times[key] > 1:  # else two rows would have one name
+                row["name"] += f", beside {baseline}"
+        groups = [("", "", _sorted(everything.values()))]
         text = (
             f"From {joined(sources)}: every ablation beside its baseline, the greatest gain first; 95 % over "
             "the seeds. An interval that holds zero leaves the sign of the effect open."
