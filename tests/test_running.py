@@ -24,6 +24,7 @@ from experiments.running import command, locks, stopping, storage
 from experiments.running.errors import StageError
 from experiments.running.jobs import Job, Outcome, Pool, do_jobs, finish
 from experiments.running.locks import Locks
+from experiments.running.machine import cpu_name
 from experiments.running.work import Context
 from experiments.running.workers import Worker, WorkerDiedError, ask
 
@@ -614,3 +615,29 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     wait_until_gone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("information", "expected"),
+    [
+        (
+            "cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\nmodel\t\t: 1\n",
+            "AMD EPYC (family 25, model 17)",
+        ),
+        (
+            "cpu family\t: 6\nmodel\t\t: 106\nmodel name\t: Intel(R) Xeon(R) Platinum 8358 CPU\n",
+            "Intel(R) Xeon(R) Platinum 8358 CPU",
+        ),
+        ("model name\t: A processor\n", "A processor"),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\n", platform.processor() or platform.machine()),
+    ],
+)
+def test_a_processor_whose_name_has_no_number_is_told_apart(
+    tmp_path: Path, information: str, expected: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(information)
+    assert cpu_name(tmp_path / "cpuinfo") == expected
+
+
+def test_a_processor_that_the_system_does_not_describe_has_a_name(tmp_path: Path) -> None:
+    assert cpu_name(tmp_path / "missing") == (platform.processor() or platform.machine())
