@@ -297,6 +297,30 @@ REFUSED: list[tuple[str, Change, str, str]] = [
         "profiles.tiny.experiments.gun-small.step",
         "did you mean 'steps'",
     ),
+    (
+        "a profile's range of scales that is the wrong way round",
+        lambda p: at(p, "profiles/tiny/recipe").update(scale=[1.5, 0.75]),
+        "profiles.tiny.recipe",
+        "scale is [1.5, 0.75]; expected the smaller factor first",
+    ),
+    (
+        "a warm-up that is longer than the training",
+        lambda p: at(p, "recipes/plain").update(steps=20, warmup={"steps": 500}),
+        "recipes.plain",
+        "warmup takes 500 steps of a training of 20; expected no more than it has",
+    ),
+    (
+        "a profile's warm-up that is longer than its trainings",
+        lambda p: at(p, "profiles/tiny/recipe").update(steps=20, warmup={"steps": 21}),
+        "profiles.tiny.recipe",
+        "warmup takes 21 steps of a training of 20",
+    ),
+    (
+        "no band around boundaries",
+        lambda p: at(p, "profiles/tiny/evaluation").update(trimap_widths=[]),
+        "profiles.tiny.evaluation.trimap_widths",
+        "at least 1 item",
+    ),
     ("no seeds", lambda p: p.update(seeds=[]), "seeds", "at least 1 item"),
     ("a seed twice", lambda p: p.update(seeds=[1, 1]), "seeds", "names a seed twice"),
     (
@@ -504,6 +528,27 @@ def test_a_profile_changes_all_recipes_then_one_then_one_experiment(workspace: W
         "spgnet-small": {"learning_rate": 0.3, "clip_gradient": 1.0},
         "gun-small": {"learning_rate": 0.3, "clip_gradient": 0.1, "steps": 7},
     }
+
+
+def test_a_class_of_another_profiles_data_set_is_known(workspace: Workspace) -> None:
+    """A claim about one's own classes does not stop who runs another profile."""
+    own = {
+        "train": {"images": "a", "labels": "b"},
+        "val": {"images": "c", "labels": "d"},
+        "classes": {"ground": [0, 0, 0], "leaf": [0, 158, 115]},
+    }
+    mine = json.loads(json.dumps(workspace.profile))
+    workspace.params["profiles"]["mine"] = mine | {"datasets": {"folders": own}, "stand_in": "folders"}
+    workspace.params["claims"] = {
+        "leaves": {
+            "paper": "gun", "says": "more leaves", "source": "question", "better": "gun-small",
+            "worse": "spgnet-small", "metric": "class_iou@leaf",
+        }
+    }  # fmt: skip
+    assert load(workspace.params, workspace.folder).claims["leaves"].what.of == "leaf"
+    workspace.params["claims"]["leaves"]["metric"] = "class_iou@leave"
+    with pytest.raises(ConfigError, match="unknown class 'leave'; did you mean 'leaf'"):
+        load(workspace.params, workspace.folder)
 
 
 def test_a_paper_is_free_and_so_is_its_table(workspace: Workspace) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from experiments.config.recipes import RecipeOverrides
@@ -54,7 +54,7 @@ class EvaluationSettings(StrictModel):
     """How a trained model is scored."""
 
     batch_size: Count = 1
-    trimap_widths: list[Count] = [1, 2, 3, 4, 6, 8, 12, 16]
+    trimap_widths: Annotated[list[Count], Field(min_length=1)] = [1, 2, 3, 4, 6, 8, 12, 16]
     """Half-widths, in pixels, of the bands around label boundaries."""
     gallery: Natural = 4
     """Images whose predictions are kept for the report."""

@@ -200,11 +200,16 @@ def _options_type(cls: Any) -> type[BaseModel]:
     """What ``params.yaml`` may give a model, typed by the annotations of its constructor."""
     if cls not in _options_types:
         hints = get_type_hints(cls.__init__)
-        fields: dict[str, Any] = {
-            name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
-            for name, parameter in inspect.signature(cls.__init__).parameters.items()
-            if name not in _NOT_OPTIONS
-        }
+        fields: dict[str, Any] = {}
+        for name, parameter in inspect.signature(cls.__init__).parameters.items():
+            if name in _NOT_OPTIONS:
+                continue
+            if name not in hints:
+                raise ConfigError(
+                    f"{cls.__module__.replace('.', '/')}.py: option '{name}' of {cls.__name__} has no "
+                    f"annotation; expected one, as in '{name}: int = 64', to check params.yaml against"
+                )
+            fields[name] = hints[name], ... if parameter.default is parameter.empty else parameter.default
         _options_types[cls] = create_model(cls.__name__, __base__=_Options, **fields)
     return _options_types[cls]
 

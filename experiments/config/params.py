@@ -84,10 +84,14 @@ class Params(StrictModel):
         for name, each in self.profiles.items():
             self._check_overrides(f"profiles.{name}", each)
 
-        def classes(dataset: str) -> list[str]:
-            return [c.name for c in datasets.classes(dataset, profile.datasets.get(dataset))]
+        # Of all profiles: a class of one's own data set is known, if not measured, under the others, too.
+        given = [pair for each in self.profiles.values() for pair in each.datasets.items()]
 
-        check_claims(self.claims, self.experiments, self.recipes, classes, profile.datasets)
+        def classes(dataset: str) -> set[str]:
+            found: list[dict[str, Any] | None] = [options for name, options in given if name == dataset]
+            return {c.name for options in found or [None] for c in datasets.classes(dataset, options)}
+
+        check_claims(self.claims, self.experiments, self.recipes, classes, {name for name, _ in given})
         for key, claim in self.claims.items():
             if claim.dataset is not None and claim.dataset not in datasets.names():
                 _refuse(f"claims.{key}.dataset", "data set", claim.dataset, datasets.names())

@@ -72,10 +72,7 @@ class Augmentation(StrictModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Augmentation:
-        if self.scale is not None and self.scale[0] > self.scale[1]:
-            raise PydanticCustomError(
-                "order", "scale is {scale}; expected the smaller factor first", {"scale": list(self.scale)}
-            )
+        _check_order(self.scale)
         resized_by = [name for name in _RESIZING if getattr(self, name) is not None]
         if len(resized_by) > 1:
             raise PydanticCustomError(
@@ -97,6 +94,24 @@ class Augmentation(StrictModel):
 
 
 _RESIZING = ("scale", "factors", "short_sides")
+
+
+def _check_order(scale: tuple[float, float] | None) -> None:
+    """Refuses a range of factors whose ends are the wrong way round."""
+    if scale is not None and scale[0] > scale[1]:
+        raise PydanticCustomError(
+            "order", "scale is {scale}; expected the smaller factor first", {"scale": list(scale)}
+        )
+
+
+def _check_warmup(warmup: Warmup | None, steps: int | None) -> None:
+    """Refuses a warm-up that never reaches the rate."""
+    if warmup is not None and steps is not None and warmup.steps > steps:
+        raise PydanticCustomError(
+            "warmup",
+            "warmup takes {warmup} steps of a training of {steps}; expected no more than it has",
+            {"warmup": warmup.steps, "steps": steps},
+        )
 
 
 class PolySchedule(StrictModel):
@@ -241,6 +256,11 @@ class Recipe(StrictModel):
     multi_scale: Protocol | None = None
     """How ``miou_ms`` is measured; ``null`` where the paper has no such number."""
 
+    @model_validator(mode="after")
+    def _reaches_its_rate(self) -> Recipe:
+        _check_warmup(self.warmup, self.steps)
+        return self
+
     def training_settings(self) -> dict[str, Any]:
         """What of the recipe a training is a function of."""
         return self.model_dump(mode="json", exclude={"input_size", "single_scale", "multi_scale"})
@@ -275,6 +295,12 @@ class RecipeOverrides(StrictModel):
     backbone_factor: Positive | None = None
     """1 where backbones start from nothing and have as much to learn as the rest."""
     pretrained: bool | str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RecipeOverrides:
+        _check_order(self.scale)
+        _check_warmup(self.warmup, self.steps)
+        return self
 
     def apply(self, recipe: Recipe) -> Recipe:
         """The recipe as it is trained under this profile."""
@@ -318,8 +344,11 @@ def changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
         pydantic.ValidationError: an unknown key, a wrong type or an impossible value.
     """
     given = recipe.model_dump(mode="json") | dict(values)
+    shortens = "steps" in values and "warmup" not in values
+    if shortens:
+        given["warmup"] = {}  # follows from the number of steps, once that is known to be one
     made = Recipe.model_validate(given)
-    if "steps" in values and "warmup" not in values:
+    if shortens:
         made = made.model_copy(update=_shortened(recipe, made.steps))
     return made
 
