@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Workspace
-from PIL import Image
+from PIL import ExifTags, Image
 from pydantic import ValidationError
 from scipy.io import savemat
 
@@ -550,6 +550,32 @@ class TestFolders:
         use(workspace, "folders", options)
         assert "train_1.png: has no labels" in workspace.call("prepare")
 
+    def test_labels_without_an_image_are_named(
+        self, workspace: Workspace, options: dict[str, Any], camvid: Path
+    ) -> None:
+        (camvid / "train/train_1.png").unlink()
+        use(workspace, "folders", options)
+        assert "trainannot/train_1.png: has no image; expected 'train_1'" in workspace.call("prepare")
+
+    def test_one_folder_may_have_the_labels_of_both_splits(
+        self, workspace: Workspace, options: dict[str, Any], camvid: Path
+    ) -> None:
+        for path in (camvid / "valannot").iterdir():
+            path.rename(camvid / "trainannot" / path.name)
+        use(workspace, "folders", options | {"val": options["val"] | {"labels": options["train"]["labels"]}})
+        assert not workspace.call("prepare")
+
+    def test_a_photograph_that_is_shown_turned_is_refused(
+        self, workspace: Workspace, options: dict[str, Any], camvid: Path
+    ) -> None:
+        path = camvid / "val/val_0.png"
+        with Image.open(path) as picture:
+            tags = picture.getexif()
+            tags[ExifTags.Base.Orientation] = 3
+            picture.save(path, exif=tags)
+        use(workspace, "folders", options)
+        assert "val_0.png: its orientation tag is 3, so that it is shown turned" in workspace.call("prepare")
+
 
 def test_the_template_of_a_data_set_runs_as_it_is(tmp_path: Path) -> None:
     from experiments.datasets import _template
@@ -559,6 +585,8 @@ def test_the_template_of_a_data_set_runs_as_it_is(tmp_path: Path) -> None:
         write(tmp_path / split / "a_labels.png", np.ones((4, 6), np.uint8))
     dataset = _template.DATASET(_template.Options(root=str(tmp_path)))
     assert dataset.names("train") == ["a"]
+    (tmp_path / "train/b.png").touch()  # it has no labels, and is not left out without a word
+    assert dataset.names("train") == ["a", "b"]
     image, labels = dataset.read("val", "a")
     assert (image.shape, labels.max()) == ((4, 6, 3), 1)
     assert all(path.is_file() for path in dataset.files("val", "a"))

@@ -122,6 +122,14 @@ def test_the_template_trains_as_a_copy_of_it(prepared: Workspace) -> None:
         done = prepared.stage(stage, *([] if stage == "prepare" else ["mine", "--workers", "1"]), **path)
         assert done.returncode == 0, done.stderr
     assert Path("results/tiny/evaluate/mine.json").is_file()
+    own = prepared.folder / "models/mine.py"
+    own.write_text(own.read_text().replace("width: int = 64", "width=64"))
+    refused = prepared.stage("train", "mine", **path)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "train: models/mine.py: option 'width' of Template has no annotation; expected one, as in "
+        "'width: int = 64', to check params.yaml against\n"
+    )
 
 
 def test_the_template_says_what_it_cannot_take() -> None:

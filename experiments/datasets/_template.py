@@ -38,7 +38,8 @@ class Template(base.Dataset):
         folder = self.root / split
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; set the data set's 'root' in params.yaml")
-        return sorted(path.stem.removesuffix("_labels") for path in folder.glob("*_labels.png"))
+        # Of both files, so that one without the other is refused when it is read.
+        return sorted({path.stem.removesuffix("_labels") for path in folder.glob("*.png")})
 
     def files(self, split: Split, name: str) -> tuple[Path, Path]:
         return self.root / split / f"{name}.png", self.root / split / f"{name}_labels.png"

@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from experiments.config.strict import StrictModel
+from experiments.running import paths
 from experiments.running.errors import ExpectedError
 
 IGNORE_LABEL = 255
@@ -119,6 +120,32 @@ def read_photograph(path: Path) -> Pixels:
     return _rgb(ImageOps.exif_transpose(_open(path)), path)
 
 
+def check_upright(path: Path) -> None:
+    """Refuses a picture with a tag that says to turn it, as its labels may be of it before or after that.
+
+    Raises:
+        DataError: it has such a tag, or does not decode.
+    """
+    orientation = _open(path).getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation != 1:
+        raise DataError(
+            f"{path}: its orientation tag is {orientation}, so that it is shown turned; expected 1 or none; "
+            "turn its pixels the way that its labels are, and remove the tag"
+        )
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What a folder holds, sorted.
+
+    Raises:
+        DataError: there is no such folder, or it must not be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}; expected a folder that can be read") from None
+
+
 def _rgb(picture: Image.Image, path: Path) -> Pixels:
     if picture.mode.startswith("I;16"):
         grey = (np.asarray(picture).astype(np.uint32) * 255 + 32767) // 65535
@@ -193,5 +220,7 @@ def _open(path: Path) -> Image.Image:
         raise
     except Exception as error:  # what Pillow raises of a broken file depends on how it is broken
         problem = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: does not decode as an image ({problem}); fetch it again") from None
+        was_prepared = path.is_relative_to(paths.PREPARED)
+        remedy = "run 'python -m experiments.prepare --again'" if was_prepared else "fetch it again"
+        raise DataError(f"{path}: does not decode as an image ({problem}); {remedy}") from None
     return picture

@@ -70,6 +70,15 @@ class Folders(base.Dataset):
         for image, labels in (self.files(split, name) for name in names):
             if not labels.is_file():
                 raise DataError(f"{image}: has no labels; expected them at {labels}")
+        # One folder may have the labels of both splits.
+        known = {name for each in base.SPLITS for name in self._split(each)}
+        folder = paths.given(self.options.root) / self._pairs(split).labels
+        for path in base.files_in(folder):
+            if path.suffix == ".png" and path.stem not in known:
+                raise DataError(
+                    f"{path}: has no image; expected '{path.stem}' with one of the endings "
+                    f"{', '.join(_ENDINGS)} in {self._folder(split)}, or remove the labels"
+                )
         return names
 
     def files(self, split: Split, name: str) -> tuple[Path, Path]:
@@ -82,18 +91,22 @@ class Folders(base.Dataset):
         base.check_values(labels, [*range(len(self.classes)), *self.options.ignored], labels_path)
         labels = labels.copy()
         labels[labels >= len(self.classes)] = base.IGNORE_LABEL
+        base.check_upright(image_path)
         return read_image(image_path), labels
 
     def _pairs(self, split: Split) -> Pairs:
         return self.options.train if split == "train" else self.options.val
 
+    def _folder(self, split: Split) -> Path:
+        return paths.given(self.options.root) / self._pairs(split).images
+
     def _split(self, split: Split) -> dict[str, Path]:
         if split not in self._images:
-            folder = paths.given(self.options.root) / self._pairs(split).images
+            folder = self._folder(split)
             if not folder.is_dir():
                 raise DataError(f"{folder}: no such folder; expected the images of split '{split}'")
             found: dict[str, Path] = {}
-            for path in sorted(folder.iterdir()):
+            for path in base.files_in(folder):
                 if path.suffix.lower() not in _ENDINGS:
                     continue
                 if path.stem in found:

@@ -16,6 +16,7 @@ DECODED = Path(".cache/decoded")
 CLUSTER = Path(".cache/cluster")
 """What the jobs of a cluster's queue print, and submitit's own files of them."""
 
+PREPARED = Path("data/prepared")
 PUBLISHED = Path("results/published")
 REFERENCE = Path("results/reference")
 COMPLEXITY = Path("results/complexity.csv")
@@ -67,7 +68,7 @@ class ProfilePaths:
     @property
     def prepared(self) -> Path:
         """Checked data: a folder for each data set."""
-        return Path("data/prepared") / self.profile
+        return PREPARED / self.profile
 
     @property
     def results(self) -> Path:
