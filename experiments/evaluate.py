@@ -55,8 +55,9 @@ def _score_trained(arguments: argparse.Namespace, params: Params, keys: Sequence
             identity = identities.scoring_owner(identities.of(key, seed))
             training = trainings.find(identity.training)
             if training is None:
+                what = command.selection(key, seed, params.seeds)
                 untrained[f"{key} seed {seed}"] = (
-                    f"is not trained; run 'python -m experiments.train {key}' first"
+                    f"is not trained; run 'python -m experiments.train {what}' first"
                 )
             elif identity.scoring not in evaluations:
                 gallery = seed == params.seeds[0] and params.active.evaluation.gallery > 0

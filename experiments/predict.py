@@ -75,8 +75,15 @@ def _training(what: str, seed: int | None) -> TrainingFolder:
     """
     given = TrainingFolder(Path(what))
     if given.about.is_file():
+        if seed is not None:
+            raise ConfigError(f"--seed {seed}: {what} is the training of one seed; leave --seed out")
         return given
     params = load_params()
+    if given.path.is_dir() and what not in params.experiments:
+        raise ConfigError(
+            f"{what}: holds no training; expected a folder with a {given.about.name}, say "
+            f"{params.paths.training('KEY', params.seeds[0])}, or an experiment's key"
+        )
     run = params.run(what)
     seed = params.seeds[0] if seed is None else seed
     own = TrainingFolder(run.paths.training(what, seed))
@@ -86,7 +93,7 @@ def _training(what: str, seed: int | None) -> TrainingFolder:
     if shared is None:
         raise ConfigError(
             f"experiment '{what}' seed {seed} is not trained under profile '{params.profile}'; run "
-            f"'python -m experiments.train {what}' first"
+            f"'python -m experiments.train {command.selection(what, seed, params.seeds)}' first"
         )
     return shared
 
@@ -98,4 +105,4 @@ def _shared_training(params: Params, key: str, seed: int) -> TrainingFolder | No
 
 
 if __name__ == "__main__":
-    command.run("predict", main)
+    command.run("predict", main, "the same command with --overwrite begins again")

@@ -8,6 +8,8 @@ is not read again; --again reads it all the same, and notices what size and time
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
@@ -57,12 +59,26 @@ def _prepare(params: Params, name: str, again: bool) -> None:
                 raise stopping.Stopped(f"after {done} of {of} images of {split}")
 
         manifest = prepare(name, options, new, size, show)
+        _check_batches(params, name, manifest["splits"]["val"]["samples"])
         storage.write_json(new / "manifest.json", {"made_from": made_from, **manifest})
     counts = ", ".join(
         f"{len(split['samples'])} of {role} ({split['released']})"
         for role, split in manifest["splits"].items()
     )
     print(f"prepare: {name}: {counts}, {len(manifest['classes'])} classes", file=sys.stdout)
+
+
+def _check_batches(params: Params, name: str, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses validation images of several sizes where they are scored in batches: before any training."""
+    first, batch = samples[0], params.active.evaluation.batch_size
+    for other in samples[1:] if batch > 1 else ():
+        if (first["height"], first["width"]) != (other["height"], other["width"]):
+            sizes = (f"'{each['name']}' has {each['height']} x {each['width']}" for each in (first, other))
+            raise StageError(
+                f"profiles.{params.profile}.evaluation.batch_size is {batch}, and images of one batch have "
+                f"one size, but of the validation images of '{name}' {', '.join(sizes)} (height x width); "
+                "set it to 1"
+            )
 
 
 def _made_from(path: object) -> object:

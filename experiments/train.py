@@ -39,15 +39,18 @@ def main() -> None:
     group = parser.add_argument_group("dry run")
     group.add_argument("--dry-run", action="store_true", help="say what would happen, and time a few steps")
     group.add_argument("--profile", metavar="NAME", help="instead of the profile of params.yaml")
-    group.add_argument("--timed-steps", type=command.natural, default=3, metavar="N", help="default: 3")
+    group.add_argument("--timed-steps", type=command.natural, metavar="N", help="default: 3")
     arguments = parser.parse_args()
     if arguments.dry_run:
-        _dry_run(load_params(profile=arguments.profile), arguments.experiments, arguments.timed_steps)
+        timed = 3 if arguments.timed_steps is None else arguments.timed_steps
+        _dry_run(load_params(profile=arguments.profile), arguments.experiments, timed)
         return
     if arguments.profile is not None:
         raise ConfigError(
             "--profile is for --dry-run; set 'profile' in params.yaml to train under another one"
         )
+    if arguments.timed_steps is not None:
+        raise ConfigError("--timed-steps is for --dry-run; a training has the steps of its recipe")
     params = load_params()
     keys = command.choose(arguments.experiments, params.experiments, params.run)
     if arguments.most_claims_first:

@@ -565,6 +565,24 @@ class TestFolders:
         use(workspace, "folders", options | {"val": options["val"] | {"labels": options["train"]["labels"]}})
         assert not workspace.call("prepare")
 
+    def test_images_of_several_sizes_are_not_scored_in_batches(
+        self, workspace: Workspace, options: dict[str, Any], camvid: Path
+    ) -> None:
+        for folder in ("val", "valannot"):
+            path = camvid / folder / "val_1.png"
+            with Image.open(path) as picture:
+                smaller = picture.crop((0, 0, picture.width - 8, picture.height))
+            smaller.save(path)
+        use(workspace, "folders", options)
+        said = workspace.call("prepare")
+        assert "profiles.tiny.evaluation.batch_size is 2, and images of one batch have one size" in said
+        assert "'val_0' has " in said
+        assert "'val_1' has " in said
+        assert not Path("data/prepared/tiny/folders").exists()
+        workspace.profile["evaluation"]["batch_size"] = 1
+        workspace.write()
+        assert not workspace.call("prepare")
+
     def test_a_photograph_that_is_shown_turned_is_refused(
         self, workspace: Workspace, options: dict[str, Any], camvid: Path
     ) -> None:

@@ -40,6 +40,7 @@ class TestDryRun:
     def test_it_needs_keys_and_a_profile_needs_it(self, workspace: Workspace) -> None:
         assert "--dry-run needs the keys" in workspace.call("train", "--dry-run")
         assert "--profile is for --dry-run" in workspace.call("train", KEY, "--profile", "tiny")
+        assert "--timed-steps is for --dry-run" in workspace.call("train", KEY, "--timed-steps", "4")
         message = workspace.call("train", KEY, "--dry-run", "--profile", "tyni")
         assert "unknown profile 'tyni'; did you mean 'tiny'?" in message
 

@@ -204,3 +204,20 @@ def test_what_is_not_there_is_told_in_one_line(
     assert message in said
     assert "\n" not in said
     assert not Path("out").exists()
+
+
+def test_the_folder_of_a_training_has_one_seed(trained: Workspace, photographs: Path) -> None:
+    said = trained.call("predict", FOLDER, str(photographs), "--out", "out", "--seed", "2")
+    assert said == f"predict: --seed 2: {FOLDER} is the training of one seed; leave --seed out"
+
+
+def test_a_folder_without_a_training_is_named(trained: Workspace, photographs: Path) -> None:
+    said = trained.call("predict", str(photographs), str(photographs), "--out", "out")
+    assert said.startswith(f"predict: {photographs}: holds no training; expected a folder with a run.json")
+
+
+def test_a_seed_that_is_not_among_those_of_params_is_part_of_the_remedy(
+    trained: Workspace, photographs: Path
+) -> None:
+    said = trained.call("predict", KEY, str(photographs), "--out", "out", "--seed", "55")
+    assert said.endswith(f"run 'python -m experiments.train {KEY} --seeds 55' first")

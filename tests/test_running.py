@@ -641,3 +641,29 @@ def test_a_processor_whose_name_has_no_number_is_told_apart(
 
 def test_a_processor_that_the_system_does_not_describe_has_a_name(tmp_path: Path) -> None:
     assert cpu_name(tmp_path / "missing") == (platform.processor() or platform.machine())
+
+
+def test_who_stops_a_command_is_told_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise stopping.Stopped("after 1 of 5 images")
+
+    with pytest.raises(SystemExit) as stopped:
+        command.run("predict", main, "the same command with --overwrite begins again")
+    assert stopped.value.code == stopping.EXIT_CODES[signal.SIGTERM]
+    said = capsys.readouterr().err
+    assert said == "predict: stopped after 1 of 5 images; the same command with --overwrite begins again\n"
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    code = "from experiments.running import command; command.run('tables', lambda: print('x' * 10**6))"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path,
+        env=stage_environment() | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert writer.stdout is not None
+    assert writer.stderr is not None
+    assert writer.stdout.read(1) == b"x"
+    writer.stdout.close()
+    assert writer.stderr.read() == b""
+    assert writer.wait() == 1

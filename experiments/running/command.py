@@ -83,6 +83,11 @@ def choose(keys: Iterable[str], known: Iterable[str], find: Callable[[str], obje
     return [key for key in known if key in given] if given else list(known)
 
 
+def selection(key: str, seed: int, seeds: Iterable[int]) -> str:
+    """How a command is told of one experiment and seed, where all of ``seeds`` go without saying."""
+    return key if seed in seeds else f"{key} --seeds {seed}"
+
+
 def pool(arguments: argparse.Namespace, threads: int, imports: Sequence[str], *, alone: bool = False) -> Pool:
     """Who does the jobs of a stage: one worker for each GPU, or as many as the cores allow.
 
@@ -112,8 +117,14 @@ def is_group() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
-def run(stage: str, main: Callable[[], None]) -> None:
-    """Runs a stage; an expected error is one line on standard error and exit code 1."""
+def run(stage: str, main: Callable[[], None], again: str = "the same command does it") -> None:
+    """Runs a stage; an expected error is one line on standard error and exit code 1.
+
+    Args:
+        stage: its name, which the line begins with.
+        main: what it does.
+        again: how to go on where somebody stopped it.
+    """
     # cuBLAS reads this when it starts; without it deterministic matrix products are refused.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if not gc.isenabled():
@@ -128,8 +139,11 @@ def run(stage: str, main: Callable[[], None]) -> None:
     except ExpectedError as error:
         sys.exit(f"{stage}: {' '.join(str(error).split())}")
     except stopping.Stopped as stopped:
-        print(f"{stage}: stopped {stopped}; the same command does it", file=sys.stderr)
+        print(f"{stage}: stopped {stopped}; {again}", file=sys.stderr)
         sys.exit(stopping.exit_code())
+    except BrokenPipeError:  # whoever read what it prints, say `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush fails as well
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{stage}: interrupted", file=sys.stderr)
         sys.exit(stopping.EXIT_CODES[signal.SIGINT])
