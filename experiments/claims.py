@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 from experiments.config.params import load_params
-from experiments.running import command, jobs, paths, storage
+from experiments.running import command, jobs, paths
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     if arguments.reference is not None:
         references.write_readme(params)
     else:
-        storage.write_json(params.paths.claims_digest, {"digest": verdicts.digest(params, found)})
+        verdicts.remember(params, found)
     tally = Counter(judgement.verdict for judgement in judgements)
     said = ", ".join(f"{count} {verdict}" for verdict, count in tally.items()) or "none"
     print(f"claims: {jobs.count(len(judgements), 'claim')}: {said}; {path}")

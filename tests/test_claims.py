@@ -249,6 +249,13 @@ class TestVerdicts:
         assert [name.split("beside ")[1] for name in guided] == ["gun-small", "spgnet-small"]
         assert (len(rows), rows["name"].nunique()) == (3, 3)
 
+    def test_a_damaged_table_is_written_again(self, measured: Workspace) -> None:
+        path = Path("results/tiny/claims.csv")
+        before = path.read_bytes()
+        path.write_text("a,b\n")
+        assert not measured.call("claims")
+        assert path.read_bytes() == before
+
     def test_dvc_shows_how_many_are_decided(self, finished: Path) -> None:
         shown = json.loads((finished / "results/tiny/metrics/claims/verdicts.json").read_text())
         counts = verdicts(finished / "results/tiny/claims.csv")["verdict"].value_counts()
@@ -510,7 +517,14 @@ class TestReferences:
             (edit("about.json", lambda a: a.update(schema=0)), "about.json: has schema 0, expected 1"),
             (edit("about.json", lambda a: a.pop("seeds")), "about.json: has no 'seeds'"),
             (lambda f: (f / "evaluate/gun-small.json").unlink(), "evaluate/gun-small.json: no such file"),
-            (lambda f: (f / "evaluate/gun-small/seed-1.npz").unlink(), "gun-small/seed-1.npz: no such file"),
+            (
+                lambda f: (f / "evaluate/gun-small/seed-1.npz").unlink(),
+                "gun-small/seed-1.npz: no such file; take it from git, or keep it again",
+            ),
+            (
+                lambda f: (f / "evaluate/gun-small/seed-1.npz").write_bytes(b"PK"),
+                "File is not a zip file); take it from git, or keep it again",
+            ),
             (
                 lambda f: (f / "complexity.csv").write_text("a\n"),
                 "complexity.csv: has no column 'experiment'",

@@ -37,6 +37,15 @@ class TestDryRun:
             assert sheet.size == (6 * 64, 2 * 2 * 32)
         assert not Path("results/tiny/train").exists()
 
+    def test_on_a_cpu_two_images_are_timed_of_a_batch_that_is_not_cut(self, workspace: Workspace) -> None:
+        workspace.profile["recipe"]["batch_size"] = 6
+        workspace.write()
+        assert not workspace.call("train", KEY, "--dry-run", "--timed-steps", "1")
+        plan = json.loads(Path(f"results/tiny/dry-run/{KEY}/plan.json").read_text())
+        assert plan["batch"] == {"images": 6, "devices": 1, "part": 6, "parts": 1.0}
+        assert plan["timed"]["images"] == 2
+        assert plan["hours"] == pytest.approx(4 * 3 * plan["timed"]["seconds_a_part"] / 3600)
+
     def test_it_needs_keys_and_a_profile_needs_it(self, workspace: Workspace) -> None:
         assert "--dry-run needs the keys" in workspace.call("train", "--dry-run")
         assert "--profile is for --dry-run" in workspace.call("train", KEY, "--profile", "tiny")

@@ -645,6 +645,21 @@ def test_the_numbers_on_logarithmic_axes_can_be_read(tmp_path: Path) -> None:
 HOSTILE = "</td><script>alert(1)</script> $x$ \\input{a} & % # _ ~ ^ | {b}"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a*b*c", r"a\*b\*c"),
+        ("`x` | y", r"\`x\` \| y"),
+        ("[l](u) [a][b]", r"[l\](u) [a\][b]"),
+        ("_e_ boundary_iou@4", r"\_e\_ boundary_iou@4"),
+        ("<b> & \\n", r"&lt;b> & \\n"),
+        ("[-0.21, +0.55]", "[-0.21, +0.55]"),
+    ],
+)
+def test_a_name_means_itself_in_markdown(text: str, expected: str) -> None:
+    assert rendering.escape_markdown(text) == expected
+
+
 def test_every_latex_table_compiles_as_it_is(measured: Workspace) -> None:
     latex = shutil.which("pdflatex")
     if latex is None:

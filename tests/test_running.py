@@ -667,3 +667,12 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
     writer.stdout.close()
     assert writer.stderr.read() == b""
     assert writer.wait() == 1
+
+
+def test_a_file_that_must_not_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, missing_ok: bool) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(storage.StorageError, match=r"old.svg: cannot be removed \(Permission denied\)"):
+        storage.remove(tmp_path / "old.svg")

@@ -13,7 +13,7 @@ import pandas as pd
 from experiments.config.params import Params
 from experiments.reporting.evidence import Evidence
 from experiments.reporting.papers import PaperPage
-from experiments.running import digests, jobs, machine, server
+from experiments.running import digests, jobs, machine, server, storage
 from experiments.running.jobs import Job, Outcome, Pool
 
 ENDINGS = ("svg", "png")
@@ -78,7 +78,7 @@ def draw(
     wanted = {f"{drawing.name}.{ending}" for drawing in drawings for ending in ENDINGS}
     for path in folder.iterdir():
         if path.name not in wanted:
-            path.unlink()
+            storage.remove(path)
     work = [_job(drawing, folder, known) for drawing in drawings]
     pool = Pool(min(machine.cores(), len(work)), 1, imports=server.DRAWING)
     outcome = jobs.do_jobs("report", work, pool, locks)

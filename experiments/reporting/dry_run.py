@@ -81,7 +81,9 @@ def dry_run(run: Run, timed_steps: int) -> str:
         world = max(1, all_devices.count()) if device.on_gpu else 1
         made = cut(run.recipe, world, run.profile.training.micro_batch)
         groups, timed = measure(run, data, samples, device, made.part, timed_steps)
-        plan = described(run, data, groups, timed, world)
+        # A GPU finds the part that fits it; on a CPU fewer images are timed than a training takes at once.
+        part = timed.images if device.on_gpu else made.part
+        plan = described(run, data, groups, timed, world, part)
         folder.mkdir(parents=True, exist_ok=True)
         storage.write_bytes(folder / "samples.png", sheet(samples, data, run.recipe))
     plan |= {"device": device.description, "data": source}
@@ -155,14 +157,14 @@ def _counting_kept(setup: Setup) -> Iterator[Any]:
 
 
 def described(
-    run: Run, data: PreparedDataset, groups: list[Group], timed: Timed, world: int
+    run: Run, data: PreparedDataset, groups: list[Group], timed: Timed, world: int, part: int
 ) -> dict[str, Any]:
-    """The plan as ``plan.json`` has it."""
+    """The plan as ``plan.json`` has it, with ``part`` images of a device's batch at once."""
     recipe = run.recipe
     rows = [group.described() for group in groups]
     parameters = sum(row["parameters"] for row in rows)
     states = 2 if recipe.optimizer == "adamw" else 1
-    parts = recipe.batch_size / (world * timed.images)
+    seconds = recipe.batch_size / (world * timed.images) * timed.seconds  # of a step
     points = sorted({0, *(round(share * (recipe.steps - 1)) for share in (0.25, 0.5, 0.75, 1))})
     return {
         "experiment": run.key,
@@ -172,15 +174,20 @@ def described(
         "network_input": asdict(NetworkInput.of(data, recipe)),
         "parameter_groups": rows,
         "schedule": [{"step": step, "learning_rate": learning_rate(step, recipe)} for step in points],
-        "batch": {"images": recipe.batch_size, "devices": world, "part": timed.images, "parts": parts},
+        "batch": {
+            "images": recipe.batch_size,
+            "devices": world,
+            "part": part,
+            "parts": recipe.batch_size / (world * part),
+        },
         "memory_mib": {
             "weights, gradients and optimizer": parameters * 4 * (2 + states) / 2**20,
-            "activations": timed.kept_bytes / 2**20,
+            "activations": timed.kept_bytes * part / timed.images / 2**20,
             "peak": None if timed.peak_bytes is None else timed.peak_bytes / 2**20,
         },
-        "timed": {"seconds_a_part": timed.seconds, "losses": timed.losses},
-        "steps_a_second": 1 / (parts * timed.seconds),
-        "hours": recipe.steps * parts * timed.seconds / 3600,
+        "timed": {"images": timed.images, "seconds_a_part": timed.seconds, "losses": timed.losses},
+        "steps_a_second": 1 / seconds,
+        "hours": recipe.steps * seconds / 3600,
     }
 
 
@@ -207,7 +214,7 @@ def printed(run: Run, plan: dict[str, Any], folder: Path) -> str:
         f"{batch['part']}",
         "  memory of a device: "
         + ", ".join(f"{name} {value:,.0f} MiB" for name, value in memory.items() if value is not None),
-        f"  on {plan['device']}: {plan['timed']['seconds_a_part']:.2f} s a part, "
+        f"  on {plan['device']}: {plan['timed']['seconds_a_part']:.2f} s for {plan['timed']['images']} images, "
         f"{plan['steps_a_second']:.3g} steps a second, {plan['hours']:,.1f} hours for {recipe.steps} steps",
         f"  losses of the timed steps: {', '.join(f'{loss:.3f}' for loss in plan['timed']['losses'])}",
         f"  {folder / 'plan.json'}, {folder / 'samples.png'}",

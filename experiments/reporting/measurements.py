@@ -10,6 +10,7 @@ from typing import Any
 from experiments.config.params import Params
 from experiments.measuring.jobs import counted_rows, timed_rows
 from experiments.reporting.summary import valid_scores
+from experiments.running.storage import StorageError
 from experiments.scoring.counts import Evaluation
 from experiments.training.folder import Trainings
 
@@ -34,6 +35,8 @@ class Measurements:
     """That one training took, by experiment."""
     exceptions: Mapping[str, str] = field(default_factory=dict)
     """How the profile has an experiment trained unlike all others, in words, by experiment."""
+    remedy: str = ""
+    """What mends a file of counts, where ``evaluate`` does not write it."""
 
     def scores_path(self, key: str) -> Path:
         """Where the scores of an experiment stand."""
@@ -53,7 +56,13 @@ class Measurements:
         Raises:
             StorageError: its counts are missing or broken.
         """
-        return Evaluation.load(self.counts_path(key, seed))
+        try:
+            return Evaluation.load(self.counts_path(key, seed))
+        except StorageError as error:
+            if not self.remedy:
+                raise
+            problem = str(error).rpartition("; ")[0]
+            raise StorageError(f"{problem}; {self.remedy}") from None
 
 
 def present(params: Params) -> Measurements:

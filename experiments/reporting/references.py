@@ -112,6 +112,7 @@ def load(name: str, params: Params) -> Reference:
         exceptions={
             key: kept["exception"] for key, kept in about["experiments"].items() if kept.get("exception")
         },
+        remedy=remedy,
     )
     return Reference(name, about, found)
 

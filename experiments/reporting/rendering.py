@@ -280,8 +280,12 @@ def sizes(heights: pd.Series, widths: pd.Series) -> list[str]:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that stays in its cell and is no HTML, which Markdown would let through."""
-    return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """Text that stays in its cell, and means itself: no HTML, no link and no emphasis.
+
+    An underscore inside a word, as keys have them, is none in the first place.
+    """
+    plain = str(text).replace("\n", " ").replace("<", "&lt;")
+    return re.sub(r"[\\`*|]|\](?=[(\[])|(?<!\w)_|_(?!\w)", r"\\\g<0>", plain)
 
 
 def escape_latex(text: str) -> str:

@@ -124,12 +124,21 @@ def write(path: Path, judgements: Sequence[Judgement]) -> None:
 
 
 def is_current(params: Params, found: Measurements) -> bool:
-    """Whether ``claims.csv`` belongs to the present claims, scores, costs and code."""
+    """Whether ``claims.csv`` is as it was written, of the present claims, scores, costs and code."""
     try:
         kept = storage.read_json(params.paths.claims_digest, "")
     except storage.StorageError:
         return False
-    return params.paths.claims.is_file() and kept == {"digest": digest(params, found)}
+    return params.paths.claims.is_file() and kept == _state(params, found)
+
+
+def remember(params: Params, found: Measurements) -> None:
+    """Notes what the ``claims.csv`` that was just written belongs to."""
+    storage.write_json(params.paths.claims_digest, _state(params, found))
+
+
+def _state(params: Params, found: Measurements) -> dict[str, str]:
+    return {"digest": digest(params, found), "file": digests.of_file(params.paths.claims)}
 
 
 def present_rows(params: Params, found: Measurements) -> list[dict[str, str]]:

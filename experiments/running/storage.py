@@ -129,6 +129,18 @@ def replace_folder(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def remove(path: Path) -> None:
+    """Removes a file that is no longer of use.
+
+    Raises:
+        StorageError: it cannot be.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be removed ({reason(error)}); remove it by hand") from error
+
+
 def clear_partials(place: Path) -> None:
     """Removes what killed processes left half-written in a folder that nobody else writes to."""
     for ending in _ENDINGS:
