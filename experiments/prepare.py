@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -38,7 +39,9 @@ def _prepare(params: Params, name: str, again: bool) -> None:
         "settings": settings_digest(name, options, size),
         "files": files_digest(datasets.create(name, options)),
     }
-    if not again and _made_from(folder / "manifest.json") == made_from:
+    before = _manifest(folder / "manifest.json")
+    if not again and before.get("made_from") == made_from:
+        _check_batches(params, name, before["splits"]["val"]["samples"])
         print(f"prepare: {name} is as it was")
         return
     busy = locks.live(params.paths.locks)
@@ -81,11 +84,13 @@ def _check_batches(params: Params, name: str, samples: Sequence[Mapping[str, Any
             )
 
 
-def _made_from(path: object) -> object:
+def _manifest(path: Path) -> dict[str, Any]:
+    """What was prepared before; empty if nothing was, or not by this code."""
     try:
-        return storage.read_json(path, "")["made_from"]  # type: ignore[arg-type]
-    except (storage.StorageError, KeyError, TypeError):
-        return None  # never prepared, or not by this code
+        found = storage.read_json(path, "")
+    except storage.StorageError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 if __name__ == "__main__":

@@ -16,13 +16,15 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
+from safetensors import SafetensorError, safe_open
+
 from experiments.config.params import Params, load_params
 from experiments.config.strict import ConfigError
-from experiments.running import command, jobs
+from experiments.running import command, jobs, storage
 from experiments.running.server import COMPUTING
 from experiments.samples.identity import Identities
 from experiments.training import space
-from experiments.training.folder import Trainings
+from experiments.training.folder import TrainingFolder, Trainings
 from experiments.training.jobs import training_jobs
 
 
@@ -52,6 +54,7 @@ def main() -> None:
     if arguments.timed_steps is not None:
         raise ConfigError("--timed-steps is for --dry-run; a training has the steps of its recipe")
     params = load_params()
+    _set_damaged_aside(params)
     keys = command.choose(arguments.experiments, params.experiments, params.run)
     if arguments.most_claims_first:
         keys = _most_claims_first(params, keys)
@@ -76,6 +79,21 @@ def main() -> None:
     if earlier:
         found = jobs.count(len(earlier), "training")
         print(f"train: {found} of earlier settings kept; 'make prune' removes them")
+
+
+def _set_damaged_aside(params: Params) -> None:
+    """A training whose weights were cut short, say by a full disk, is none: it is done again."""
+    for about in sorted(params.paths.trainings.glob("*/seed-*/run.json")):
+        weights = TrainingFolder(about.parent).weights
+        try:
+            with safe_open(weights, "np"):  # checks the head, and that the file is as long as it says
+                pass
+        except FileNotFoundError:
+            pass  # known not to be trained
+        except (SafetensorError, OSError) as error:
+            problem = storage.reason(error)
+            print(f"train: {weights}: {problem}; no longer counts as trained", file=sys.stderr)
+            storage.remove(about)
 
 
 def _dry_run(params: Params, keys: list[str], timed_steps: int) -> None:

@@ -142,8 +142,15 @@ class TestRefusals:
         assert "weights.safetensors: weights of another model" in self.refusal(trained, capsys)
 
     def test_weights_that_are_cut_off(self, trained: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-        WEIGHTS.write_bytes(WEIGHTS.read_bytes()[:1000])
-        assert "weights.safetensors: does not decode" in self.refusal(trained, capsys)
+        whole = WEIGHTS.read_bytes()
+        WEIGHTS.write_bytes(whole[:-1000])
+        said = self.refusal(trained, capsys)
+        assert "weights.safetensors: does not decode" in said
+        assert f"run 'python -m experiments.train {KEY}' again" in said
+        assert not trained.call("train", KEY)
+        assert "weights.safetensors: " in capsys.readouterr().err
+        assert WEIGHTS.read_bytes() == whole
+        assert not trained.call("evaluate", KEY)
 
     def test_weights_of_other_settings(self, trained: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
         trained.profile["recipe"]["steps"] = 5
@@ -164,10 +171,14 @@ class TestRefusals:
         for folder, pixels in (("val", (20, 40, 3)), ("valannot", (20, 40))):
             Image.fromarray(np.zeros(pixels, np.uint8)).save(camvid / folder / "val_0.png")
         workspace.profile.update(datasets={"camvid": {"root": str(camvid)}}, stand_in="camvid")
+        workspace.profile["evaluation"]["batch_size"] = 1
         workspace.write()
         for stage in ("prepare", "train"):
             assert not workspace.call(stage, *([KEY] if stage == "train" else []))
+        workspace.profile["evaluation"]["batch_size"] = 2
+        workspace.write()
         assert "set evaluation.batch_size to 1 in the profile" in self.refusal(workspace, capsys)
+        assert "profiles.tiny.evaluation.batch_size is 2" in workspace.call("prepare")
 
 
 def test_slices_of_an_evaluation_add_up_to_the_same_bytes(trained: Workspace) -> None:

@@ -214,8 +214,9 @@ def printed(run: Run, plan: dict[str, Any], folder: Path) -> str:
         f"{batch['part']}",
         "  memory of a device: "
         + ", ".join(f"{name} {value:,.0f} MiB" for name, value in memory.items() if value is not None),
-        f"  on {plan['device']}: {plan['timed']['seconds_a_part']:.2f} s for {plan['timed']['images']} images, "
-        f"{plan['steps_a_second']:.3g} steps a second, {plan['hours']:,.1f} hours for {recipe.steps} steps",
+        f"  on {plan['device']}: {plan['timed']['seconds_a_part']:.2f} s for {plan['timed']['images']} "
+        f"images, {plan['steps_a_second']:.3g} steps a second, {plan['hours']:,.1f} hours for "
+        f"{recipe.steps} steps",
         f"  losses of the timed steps: {', '.join(f'{loss:.3f}' for loss in plan['timed']['losses'])}",
         f"  {folder / 'plan.json'}, {folder / 'samples.png'}",
     ]
