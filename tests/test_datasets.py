@@ -18,7 +18,7 @@ from scipy.io import savemat
 from experiments import datasets
 from experiments.config.params import load_params
 from experiments.datasets import preparation
-from experiments.datasets.base import DataError, Dataset, Pixels, Split, read_image
+from experiments.datasets.base import DataError, Dataset, LabelClass, Pixels, Split, read_image
 from experiments.running.locks import Locks
 from experiments.samples.decoded import read_pair
 from experiments.samples.prepared import PreparedDataset
@@ -532,10 +532,17 @@ class TestFolders:
         [
             ({"ignored": [3]}, "datasets.folders: ignored holds 3, which is the class 'class 3'"),
             ({"classes": {}}, "datasets.folders.classes: "),
-            ({"classes": {"a": [0, 0]}}, "datasets.folders.classes.a: "),
+            (
+                {"classes": {"a": [0, 0]}},
+                "datasets.folders.classes.a: should have at least 3 items, found 2",
+            ),
+            (
+                {"classes": ["a", "b"]},
+                "datasets.folders.classes: should be a mapping ('key: value' for each), found a list",
+            ),
             ({"val": {"images": "val"}}, "datasets.folders.val.labels: missing"),
         ],
-        ids=["ignored class", "no classes", "a colour of two", "no labels"],
+        ids=["ignored class", "no classes", "a colour of two", "a list of classes", "no labels"],
     )
     def test_refuses(
         self, workspace: Workspace, options: dict[str, Any], changes: dict[str, Any], message: str
@@ -609,6 +616,28 @@ def test_the_template_of_a_data_set_runs_as_it_is(tmp_path: Path) -> None:
     assert (image.shape, labels.max()) == ((4, 6, 3), 1)
     assert all(path.is_file() for path in dataset.files("val", "a"))
     assert "_template" not in datasets.names()
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ((LabelClass("a", (0, 0)),), r"class 'a' has the colour \(0, 0\); expected"),  # type: ignore[arg-type]
+        ((LabelClass("a", (0, 0, 256)),), "class 'a' has the colour"),
+        ((LabelClass("a", (0, 0, 0)), LabelClass("a", (1, 1, 1))), "names the class 'a' twice"),
+    ],
+)
+def test_classes_of_a_data_set_of_ones_own_are_checked(
+    classes: tuple[LabelClass, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.datasets import _template
+
+    monkeypatch.setattr(_template.Template, "classes", classes)
+    monkeypatch.setattr(
+        "experiments.datasets.preparation.create", lambda _, options: _template.DATASET(options)
+    )
+    options: Any = _template.Options(root=str(tmp_path))
+    with pytest.raises(DataError, match=message):
+        preparation.prepare("mine", options, tmp_path / "new", None)
 
 
 def test_reading_a_pair_gives_torch_what_the_files_hold(workspace: Workspace) -> None:

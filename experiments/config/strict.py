@@ -75,6 +75,18 @@ def describe(error: ErrorDetails) -> tuple[list[str], str]:
         return path, "missing; it has to be given"
     if "key" in context:
         return [*path, str(context["key"])], error["msg"]
+    if error["type"] in ("too_short", "too_long"):
+        bound, limit = (
+            ("at least", "min_length") if error["type"] == "too_short" else ("at most", "max_length")
+        )
+        items = "item" if context[limit] == 1 else "items"
+        return path, f"should have {bound} {context[limit]} {items}, found {context['actual_length']}"
+    if error["type"] in _CONTAINERS:
+        found = error["input"]
+        said = (
+            "a mapping" if isinstance(found, dict) else "a list" if isinstance(found, list) else repr(found)
+        )
+        return path, f"should be {_CONTAINERS[error['type']]}, found {said}"
     if isinstance(error["input"], dict | list):
         return path, error["msg"]
     wanted = _PATTERNS_IN_WORDS.get(str(context.get("pattern")), error["msg"].removeprefix("Input "))
@@ -87,6 +99,13 @@ def at(where: str, error: ValidationError) -> PydanticCustomError:
     return PydanticCustomError("part", "{problem}", {"problem": message, "key": ".".join([where, *path])})
 
 
+_CONTAINERS = {
+    "dict_type": "a mapping ('key: value' for each)",
+    "model_type": "a mapping ('key: value' for each)",
+    "model_attributes_type": "a mapping ('key: value' for each)",
+    "list_type": "a list",
+    "tuple_type": "a list",
+}
 _PATTERNS_IN_WORDS = {
     _NAME: "should be 1 to 100 characters without slashes, not beginning with a dot",
     _LINE: "should be one line of 1 to 200 characters",

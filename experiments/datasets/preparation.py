@@ -98,9 +98,10 @@ def prepare(
         progress: told after each sample how many of how many of a split are checked.
 
     Raises:
-        DataError: a split is empty, a sample appears twice or a pair is broken.
+        DataError: a split is empty, a class or a sample appears twice or a pair is broken.
     """
     dataset = create(name, options)
+    _check_classes(name, dataset)
     manifest: dict[str, Any] = {
         "dataset": name,
         "classes": [{"name": c.name, "colour": list(c.colour)} for c in dataset.classes],
@@ -139,6 +140,19 @@ def prepare(
         described["digest"] = digests.of_value([manifest["classes"], described, pixels])
         manifest["splits"][split] = described | {"samples": [c.entry for c in checked]}
     return manifest
+
+
+def _check_classes(dataset_name: str, dataset: Dataset) -> None:
+    """Of a data set of one's own, whose classes nothing else has checked."""
+    names = [c.name for c in dataset.classes]
+    for name, colour in ((c.name, c.colour) for c in dataset.classes):
+        if names.count(name) > 1:
+            raise DataError(f"data set '{dataset_name}': names the class '{name}' twice; expected once")
+        if len(colour) != 3 or any(type(value) is not int or not 0 <= value <= 255 for value in colour):
+            raise DataError(
+                f"data set '{dataset_name}': class '{name}' has the colour {colour}; expected three whole "
+                "numbers from 0 to 255"
+            )
 
 
 def _names(dataset_name: str, dataset: Dataset, split: Split) -> list[str]:
