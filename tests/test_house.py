@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ def test_a_stage_starts_without_torch(stage: str) -> None:
     """Whether there is something to do is found out without importing what takes seconds."""
     found = "sorted({'torch', 'pandas', 'matplotlib'} & set(sys.modules))"
     code = f"import sys, experiments.{stage}; print({found})"
-    done = subprocess.run(["python", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     allowed = {"tables": "['pandas']"}
     assert done.stdout.strip() == allowed.get(stage, "[]")
 

@@ -130,6 +130,13 @@ def test_the_template_trains_as_a_copy_of_it(prepared: Workspace) -> None:
         "train: models/mine.py: option 'width' of Template has no annotation; expected one, as in "
         "'width: int = 64', to check params.yaml against\n"
     )
+    for text, problem in (("import nothing_of_the_kind", "No module named"), ("x = )", "unmatched")):
+        own.write_text(f"{text}\nMODEL = None\n")
+        refused = prepared.stage("train", "mine", **path)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("train: params.yaml: experiments.mine.model: ")
+        assert problem in refused.stderr
+        assert refused.stderr.endswith("mine.py line 1)\n")
 
 
 def test_the_template_says_what_it_cannot_take() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -175,7 +176,17 @@ def _class(name: str, where: str) -> type[Segmenter]:
 
     if name not in models.names():
         raise ConfigError(f"{where}: unknown model '{name}'; {nearest(name, models.names())}")
-    return models.model_class(name)
+    try:
+        return models.model_class(name)
+    except Exception as error:  # a model of one's own may raise anything
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = last.filename, last.lineno
+        if isinstance(error, SyntaxError):
+            file, line = str(error.filename), error.lineno
+        raise ConfigError(
+            f"{where}: model '{name}' cannot be imported ({type(error).__name__}: {storage.reason(error)}, "
+            f"{Path(file).name} line {line})"
+        ) from error
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
