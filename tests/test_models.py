@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import torch
 from conftest import ROOT, Workspace
 
 import models
+from experiments.config import model_options
 from experiments.config.params import load_params
+from experiments.config.strict import ConfigError
 from models import _template
 from models.__main__ import describe
 from models.segmenter import OFFSETS, SCORES
@@ -130,13 +133,19 @@ def test_the_template_trains_as_a_copy_of_it(prepared: Workspace) -> None:
         "train: models/mine.py: option 'width' of Template has no annotation; expected one, as in "
         "'width: int = 64', to check params.yaml against\n"
     )
-    for text, problem in (("import nothing_of_the_kind", "No module named"), ("x = )", "unmatched")):
-        own.write_text(f"{text}\nMODEL = None\n")
-        refused = prepared.stage("train", "mine", **path)
-        assert refused.returncode == 1
-        assert refused.stderr.startswith("train: params.yaml: experiments.mine.model: ")
-        assert problem in refused.stderr
-        assert refused.stderr.endswith("mine.py line 1)\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("import nothing_of_the_kind", "No module named"), ("x = )", "unmatched")]
+)
+def test_a_model_that_cannot_be_imported_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, problem: str
+) -> None:
+    own = tmp_path / "mine.py"
+    own.write_text(f"{text}\n")
+    monkeypatch.setattr(models, "model_class", lambda _: runpy.run_path(str(own)))
+    with pytest.raises(ConfigError, match=rf"a.model: model 'gun' cannot be.*{problem}.*mine.py line 1\)"):
+        model_options._class("gun", "params.yaml: experiments.a.model")
 
 
 def test_the_template_says_what_it_cannot_take() -> None:
