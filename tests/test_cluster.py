@@ -60,7 +60,7 @@ def test_a_job_that_fails_is_told_with_its_file(prepared: Workspace) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--array", "0"), "argument --array: '0'; expected a whole number, at least 1"),
+        (("--array", "0"), "argument --array: '0'; expected a whole number from 1 to 999999999"),
         (
             ("--slurm", "partition"),
             "argument --slurm: 'partition'; expected NAME=VALUE, such as partition=gpu",

@@ -154,14 +154,14 @@ def run(stage: str, main: Callable[[], None], again: str = "the same command doe
 def natural(text: str) -> int:
     """A whole number of the command line, at least 0."""
     if not re.fullmatch(r"\d{1,9}", text):
-        raise argparse.ArgumentTypeError(f"'{text}'; expected a whole number, at least 0")
+        raise argparse.ArgumentTypeError(f"'{text}'; expected a whole number from 0 to 999999999")
     return int(text)
 
 
 def count(text: str) -> int:
     """An argument that is a whole number above 0."""
     if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
-        raise argparse.ArgumentTypeError(f"'{text}'; expected a whole number, at least 1")
+        raise argparse.ArgumentTypeError(f"'{text}'; expected a whole number from 1 to 999999999")
     return int(text)
 
 
