@@ -541,8 +541,19 @@ class TestFolders:
                 "datasets.folders.classes: should be a mapping ('key: value' for each), found a list",
             ),
             ({"val": {"images": "val"}}, "datasets.folders.val.labels: missing"),
+            (
+                {"val": {"images": "train/", "labels": "trainannot"}},
+                "datasets.folders: val.images is train/, as train.images is; expected other images",
+            ),
         ],
-        ids=["ignored class", "no classes", "a colour of two", "a list of classes", "no labels"],
+        ids=[
+            "ignored class",
+            "no classes",
+            "a colour of two",
+            "a list of classes",
+            "no labels",
+            "one folder",
+        ],
     )
     def test_refuses(
         self, workspace: Workspace, options: dict[str, Any], changes: dict[str, Any], message: str

@@ -41,6 +41,16 @@ class Options(base.Options):
     """Values of pixels that belong to no class."""
 
     @model_validator(mode="after")
+    def _splits_apart(self) -> Options:
+        if Path(self.train.images) == Path(self.val.images):
+            raise PydanticCustomError(
+                "splits",
+                "val.images is {images}, as train.images is; expected other images than are trained on",
+                {"images": self.val.images},
+            )
+        return self
+
+    @model_validator(mode="after")
     def _values_apart(self) -> Options:
         for value in self.ignored:
             if value < len(self.classes):
