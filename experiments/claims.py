@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 from experiments.config.params import load_params
-from experiments.running import command, jobs, paths
+from experiments.running import command, jobs, paths, storage
 
 
 def main() -> None:
@@ -47,6 +47,8 @@ def main() -> None:
                     "others now, or they share the scores of one that was kept, and were not scored with it"
                 )
         elif not arguments.plan and verdicts.is_current(params, found):
+            for kept_file in (path, params.paths.claims_digest):  # of who was killed and had written the same
+                storage.clear_leftovers(kept_file)
             print(f"claims: {path} is as it was")
             return
     judgements = verdicts.judge(params.claims, found, params)

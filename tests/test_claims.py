@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -248,6 +250,19 @@ class TestVerdicts:
         guided = rows[rows["name"].str.contains("beside")]["name"]
         assert [name.split("beside ")[1] for name in guided] == ["gun-small", "spgnet-small"]
         assert (len(rows), rows["name"].nunique()) == (3, 3)
+
+    def test_what_a_killed_process_left_half_written_goes_though_nothing_is_to_do(
+        self, measured: Workspace
+    ) -> None:
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        left = []
+        for name in ("claims.csv", "claims.json"):
+            left.append(storage._beside(Path("results/tiny") / name, "partial"))
+            left[-1] = left[-1].with_name(left[-1].name.replace(str(os.getpid()), str(ended.pid)))
+            left[-1].write_text("half")
+        assert not measured.call("claims")
+        assert [path for path in left if path.exists()] == []
 
     def test_a_damaged_table_is_written_again(self, measured: Workspace) -> None:
         path = Path("results/tiny/claims.csv")

@@ -48,7 +48,7 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
     partial = _beside(path, "partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(path)
+        clear_leftovers(path)
         save(partial)
         _flush(partial)
         os.replace(partial, path)
@@ -103,7 +103,7 @@ def folder(path: Path) -> Iterator[Path]:
     """
     partial = _beside(path, "partial")
     try:
-        _clear(path)
+        clear_leftovers(path)
         partial.mkdir(parents=True)
         yield partial
         for file in (*partial.rglob("*"), partial):
@@ -222,7 +222,7 @@ def _start_of_name(path: Path) -> str:
     return f".{path.name}.{platform.node()}."
 
 
-def _clear(path: Path) -> None:
+def clear_leftovers(path: Path) -> None:
     """Removes what earlier processes of this machine left of ``path`` when they were killed."""
     start = _start_of_name(path)
     for other in path.parent.glob(f"{glob.escape(start)}*"):
