@@ -120,18 +120,20 @@ def read_photograph(path: Path) -> Pixels:
     return _rgb(ImageOps.exif_transpose(_open(path)), path)
 
 
-def check_upright(path: Path) -> None:
-    """Refuses a picture with a tag that says to turn it, as its labels may be of it before or after that.
+def read_upright_image(path: Path) -> Pixels:
+    """As ``read_image``; refuses a tag that says to turn it, as labels may be of it before or after that.
 
     Raises:
-        DataError: it has such a tag, or does not decode.
+        DataError: it has such a tag, or as ``read_image``.
     """
-    orientation = _open(path).getexif().get(ExifTags.Base.Orientation, 1)
+    picture = _open(path)
+    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation != 1:
         raise DataError(
             f"{path}: its orientation tag is {orientation}, so that it is shown turned; expected 1 or none; "
             "turn its pixels the way that its labels are, and remove the tag"
         )
+    return _rgb(picture, path)
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from experiments.config.strict import StrictModel
 from experiments.datasets import base
-from experiments.datasets.base import DataError, LabelClass, Pixels, Split, read_image, read_labels
+from experiments.datasets.base import DataError, LabelClass, Pixels, Split, read_labels
 from experiments.running import paths
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -101,8 +101,7 @@ class Folders(base.Dataset):
         base.check_values(labels, [*range(len(self.classes)), *self.options.ignored], labels_path)
         labels = labels.copy()
         labels[labels >= len(self.classes)] = base.IGNORE_LABEL
-        base.check_upright(image_path)
-        return read_image(image_path), labels
+        return base.read_upright_image(image_path), labels
 
     def _pairs(self, split: Split) -> Pairs:
         return self.options.train if split == "train" else self.options.val
