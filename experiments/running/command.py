@@ -7,11 +7,12 @@ import atexit
 import gc
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from experiments.running import machine, stopping, workers
 from experiments.running.errors import ExpectedError
@@ -141,14 +142,24 @@ def run(stage: str, main: Callable[[], None], again: str = "the same command doe
     except stopping.Stopped as stopped:
         print(f"{stage}: stopped {stopped}; {again}", file=sys.stderr)
         sys.exit(stopping.exit_code())
-    except BrokenPipeError:  # whoever read what it prints, say `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush fails as well
+    except BrokenPipeError:
+        if not _has_no_reader(sys.stdout):
+            raise  # a pipe of ours, which nobody should have closed
+        # Whoever read what it prints, say `head`, has enough; else the last flush would fail as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"{stage}: interrupted", file=sys.stderr)
         sys.exit(stopping.EXIT_CODES[signal.SIGINT])
     finally:
         stopping.restore()
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Whether a pipe's other end is closed."""
+    poll = select.poll()
+    poll.register(stream, 0)  # errors are told without being asked for
+    return bool(poll.poll(0))
 
 
 def natural(text: str) -> int:
