@@ -88,9 +88,9 @@ def _set_damaged_aside(params: Params) -> None:
         try:
             with safe_open(weights, "np"):  # checks the head, and that the file is as long as it says
                 pass
-        except FileNotFoundError:
-            pass  # known not to be trained
-        except (SafetensorError, OSError) as error:
+        except OSError:
+            pass  # not there, or not to be read now, which says nothing of what is in it
+        except SafetensorError as error:
             problem = storage.reason(error)
             print(f"train: {weights}: {problem}; no longer counts as trained", file=sys.stderr)
             storage.remove(about)
