@@ -18,7 +18,7 @@ from conftest import ROOT, Workspace
 
 from experiments.config.params import load_params
 from experiments.reporting import references
-from experiments.reporting.drawing import Measured
+from experiments.reporting.drawing import Drawing, Measured
 from experiments.reporting.evidence import gather
 from experiments.reporting.measurements import present
 from experiments.reporting.papers import Ablation, PaperPage
@@ -220,36 +220,37 @@ class TestVerdicts:
         row = run.verdict(key, baseline)
         assert (row["claim"] if row else "") == claim
 
-    def test_one_comparison_under_two_names_is_shown_once(self, measured: Workspace) -> None:
+    @staticmethod
+    def compared(*pairs: tuple[str, str]) -> tuple[pd.DataFrame, list[Drawing]]:
+        """The table and the figures of a page with these ablations."""
         params = load_params()
         found = present(params)
         evidence = gather(params, found)
         summary = summarise(params, found.scores, found.reasons, complexity(params))
-        pairs = (("spgnet-small", "gun-small"), ("spgnet-twin", "gun-small"), ("spgnet-twin", "spgnet-small"))
-        page = PaperPage("spgnet", "SPGNet", ablations=(Ablation("Sizes", pairs),))
-        table = ablation_tables(params, evidence, summary, page)[0].rows.set_index("Experiment")
-        cells = table["Difference, this run"].iloc[:3]
-        assert float(cells.iloc[0]) == pytest.approx(10, abs=1)
-        assert [cell.value for cell in cells.iloc[1:]] == [None, None]
-        assert cells.iloc[1].note == "as spgnet-small beside gun-small: the same trainings here"
-        assert cells.iloc[2].note == "both are one and the same here"
-        everything = Measured(params, list(params.experiments), [page], evidence, summary, speed(params))
-        for drawing in ablations(everything):
-            (group,) = drawing.arguments[0]
-            assert len(group[2]) == 1, drawing.name
+        page = PaperPage("gun", "GUN", ablations=(Ablation("Sizes", pairs),))
+        shown = Measured(params, list(params.experiments), [page], evidence, summary, speed(params))
+        return ablation_tables(params, evidence, summary, page)[0].rows, ablations(shown)
+
+    def test_one_comparison_under_two_names_is_shown_once(self, measured: Workspace) -> None:
+        table, drawings = self.compared(
+            ("spgnet-small", "gun-small"), ("spgnet-twin", "gun-small"), ("spgnet-twin", "spgnet-small")
+        )
+        cells = list(table["Difference, this run"])
+        assert float(cells[0]) == pytest.approx(10, abs=1)
+        assert [(cell.value, cell.note) for cell in cells[1:]] == [
+            (None, "as spgnet-small beside gun-small: the same trainings here"),
+            (None, "both are one and the same here"),
+        ]
+        assert [len(drawing.arguments[0][0][2]) for drawing in drawings] == [1, 1]
 
     def test_one_experiment_beside_two_has_a_name_for_each(self, measured: Workspace) -> None:
-        params = load_params()
-        found = present(params)
-        evidence = gather(params, found)
-        summary = summarise(params, found.scores, found.reasons, complexity(params))
-        pairs = (("gun-guided", "gun-small"), ("gun-guided", "spgnet-small"), ("spgnet-small", "gun-small"))
-        page = PaperPage("gun", "GUN", ablations=(Ablation("Guidance", pairs),))
-        everything = Measured(params, list(params.experiments), [page], evidence, summary, speed(params))
-        rows = ablations(everything)[-1].arguments[0][0][2]
-        guided = rows[rows["name"].str.contains("beside")]["name"]
-        assert [name.split("beside ")[1] for name in guided] == ["gun-small", "spgnet-small"]
-        assert (len(rows), rows["name"].nunique()) == (3, 3)
+        _, drawings = self.compared(
+            ("gun-guided", "gun-small"), ("gun-guided", "spgnet-small"), ("spgnet-small", "gun-small")
+        )
+        names = drawings[-1].arguments[0][0][2]["name"]
+        beside = [name.split("beside ")[1] for name in names if "beside" in name]
+        assert beside == ["gun-small", "spgnet-small"]
+        assert (len(names), names.nunique()) == (3, 3)
 
     def test_what_a_killed_process_left_half_written_goes_though_nothing_is_to_do(
         self, measured: Workspace
