@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from experiments.config.params import load_params
 from experiments.measuring.jobs import counted_rows, counting_job
-from experiments.running import command, jobs, paths, storage
+from experiments.running import command, jobs, locks, paths, storage
 from experiments.running.server import COMPUTING
 
 
@@ -19,6 +19,7 @@ def main() -> None:
     command.add_spreading(parser, seeds=False)
     arguments = parser.parse_args()
     params = load_params()
+    locks.clear(params.paths.locks)
     keys = command.choose(arguments.experiments, params.experiments, params.run)
     work = {job.digest: job for job in reversed([counting_job(params, run) for run in params.runs(keys)])}
     chosen = arguments.shard.take(list(reversed(work.values())))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from experiments.config.params import Params, load_params
 from experiments.config.strict import ConfigError
-from experiments.running import command, jobs, storage, workers
+from experiments.running import command, jobs, locks, storage, workers
 from experiments.running.jobs import Outcome
 from experiments.running.server import COMPUTING
 from experiments.running.work import function
@@ -87,6 +87,7 @@ def _score_released(arguments: argparse.Namespace, params: Params) -> None:
 
 def _score(arguments: argparse.Namespace, params: Params, evaluations: list[SlicedEvaluation]) -> Outcome:
     """Does the slices that are outstanding, and adds them up."""
+    locks.clear(params.paths.locks)
     chosen = arguments.shard.take([job for evaluation in evaluations for job in evaluation.jobs()])
     outcome = Outcome()
     if not all(job.is_done() for job in chosen):

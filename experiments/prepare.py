@@ -39,6 +39,7 @@ def _prepare(params: Params, name: str, again: bool) -> None:
         "settings": settings_digest(name, options, size),
         "files": files_digest(datasets.create(name, options)),
     }
+    storage.clear_leftovers(folder)  # such as the data before, of who was killed while they were removed
     before = _manifest(folder / "manifest.json")
     if not again and before.get("made_from") == made_from:
         _check_batches(params, name, before["splits"]["val"]["samples"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from experiments.config.params import load_params
 from experiments.measuring.jobs import timed_rows, timing_jobs
-from experiments.running import command, jobs, storage
+from experiments.running import command, jobs, locks, storage
 from experiments.running.server import COMPUTING
 
 
@@ -20,6 +20,7 @@ def main() -> None:
     command.add_spreading(parser, seeds=False)
     arguments = parser.parse_args()
     params = load_params()
+    locks.clear(params.paths.locks)
     keys = command.choose(arguments.experiments, params.experiments, params.run)
     chosen = arguments.shard.take(timing_jobs(params, params.runs(keys)))
     if not all(job.is_done() for job in chosen):

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from experiments.config.params import Params, load_params
 from experiments.config.strict import ConfigError
-from experiments.running import command, jobs, storage
+from experiments.running import command, jobs, locks, storage
 from experiments.running.server import COMPUTING
 from experiments.samples.identity import Identities
 from experiments.training import space
@@ -54,7 +54,8 @@ def main() -> None:
     if arguments.timed_steps is not None:
         raise ConfigError("--timed-steps is for --dry-run; a training has the steps of its recipe")
     params = load_params()
-    _set_damaged_aside(params)
+    locks.clear(params.paths.locks)
+    _look_at_finished(params)
     keys = command.choose(arguments.experiments, params.experiments, params.run)
     if arguments.most_claims_first:
         keys = _most_claims_first(params, keys)
@@ -81,19 +82,25 @@ def main() -> None:
         print(f"train: {found} of earlier settings kept; 'make prune' removes them")
 
 
-def _set_damaged_aside(params: Params) -> None:
-    """A training whose weights were cut short, say by a full disk, is none: it is done again."""
+def _look_at_finished(params: Params) -> None:
+    """A training whose weights were cut short, say by a full disk, is none: it is done again.
+
+    Checkpoints of the others go: a process that was killed after the last file of its training left them.
+    """
     for about in sorted(params.paths.trainings.glob("*/seed-*/run.json")):
-        weights = TrainingFolder(about.parent).weights
+        folder = TrainingFolder(about.parent)
         try:
-            with safe_open(weights, "np"):  # checks the head, and that the file is as long as it says
+            with safe_open(folder.weights, "np"):  # checks the head, and that the file is as long as it says
                 pass
         except OSError:
             pass  # not there, or not to be read now, which says nothing of what is in it
         except SafetensorError as error:
             problem = storage.reason(error)
-            print(f"train: {weights}: {problem}; no longer counts as trained", file=sys.stderr)
+            print(f"train: {folder.weights}: {problem}; no longer counts as trained", file=sys.stderr)
             storage.remove(about)
+        else:
+            for checkpoint in (folder.checkpoint, folder.previous_checkpoint):
+                storage.remove(checkpoint)
 
 
 def _dry_run(params: Params, keys: list[str], timed_steps: int) -> None:

@@ -77,5 +77,8 @@ class Clone(Workspace):
 
 
 def assert_same(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
-    assert sorted(set(ours) ^ set(theirs)) == []
-    assert [name for name in ours if ours[name] != theirs[name]] == []
+    """Fails with the names of the files that one of two runs lacks, or that differ."""
+    one_has = sorted(set(ours) ^ set(theirs))
+    assert not one_has, f"one run has {one_has}"
+    differing = [name for name in ours if ours[name] != theirs[name]]
+    assert not differing, f"two runs differ in {differing}"

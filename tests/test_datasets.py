@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 from pathlib import Path
@@ -338,6 +339,15 @@ class TestPrepare:
         assert self.manifest.stat().st_mtime_ns == written
         assert not workspace.call("prepare", "--again")
         assert self.manifest.stat().st_mtime_ns != written
+
+    def test_what_a_killed_process_left_goes_though_nothing_has_changed(self, workspace: Workspace) -> None:
+        assert not workspace.call("prepare")
+        start = f".scenes.{platform.node()}.{2**22 + 1}"
+        left = [Path(f"data/prepared/tiny/{start}.{ending}") for ending in ("old", "partial")]
+        for folder in left:
+            (folder / "val").mkdir(parents=True)
+        assert not workspace.call("prepare")
+        assert [folder for folder in left if folder.exists()] == []
 
     def test_each_profile_has_its_own(self, workspace: Workspace) -> None:
         assert not workspace.call("prepare")

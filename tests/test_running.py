@@ -272,6 +272,22 @@ class TestLocks:
             assert theirs.acquire("a") == f"process {os.getpid()} on {socket.gethostname()}"
             assert sorted(path.name for path in tmp_path.iterdir()) == ["a.lock"]
 
+    def test_those_of_dead_processes_go_and_others_stay(self, tmp_path: Path) -> None:
+        """A job may end although whoever held its lock was killed: then nobody takes it over."""
+        dead = json.dumps({"host": socket.gethostname(), "process": 2**22 + 1, "started": "1"})
+        for name in ("a.lock", f"b.lock.{2**22 + 1}.new", f"c.lock.{2**22 + 1}.stale"):
+            (tmp_path / "locks" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "locks" / name).write_text(dead)
+        (tmp_path / "locks/e.lock").write_text('{"host": "elsewhere"}')
+        with Locks(tmp_path / "locks") as ours:
+            assert ours.acquire("d") is None
+            locks.clear(tmp_path / "locks")
+            assert sorted(path.name for path in (tmp_path / "locks").iterdir()) == ["d.lock", "e.lock"]
+        (tmp_path / "locks/e.lock").write_text(dead)
+        locks.clear(tmp_path / "locks")
+        assert not (tmp_path / "locks").exists()
+        locks.clear(tmp_path / "locks")
+
     @pytest.mark.parametrize(("age", "taken"), [(10, False), (10 * locks.STALE_AFTER, True)])
     def test_a_lock_of_another_host_is_taken_over_when_nobody_touches_it(
         self, tmp_path: Path, age: float, taken: bool

@@ -318,6 +318,15 @@ class TestRun:
         assert (SEED_0 / "weights.safetensors").stat().st_mtime_ns == written
         assert "nothing to do" in capsys.readouterr().out
 
+    def test_a_checkpoint_of_a_training_that_is_done_goes(self, prepared: Workspace) -> None:
+        """A process that is killed just after the last file of a training has left it."""
+        assert not prepared.call("train", KEY)
+        left = [SEED_0 / "checkpoint.pt", SEED_0 / "checkpoint-previous.pt"]
+        for path in left:
+            path.write_bytes(b"as large as the network")
+        assert not prepared.call("train", KEY)
+        assert [path for path in left if path.exists()] == []
+
     def test_a_seed_that_is_taken_out_keeps_its_training(self, prepared: Workspace) -> None:
         assert not prepared.call("train", KEY, "--seeds", "0", "1")
         assert not prepared.call("train", KEY)

@@ -67,15 +67,7 @@ class Locks:
         holder = _read(path)
         if not _has_died(holder, path):
             return _describe(holder)
-        # Whoever moves the stale file away first may create the new one. The other then moves that one away,
-        # and puts it back.
-        stale = path.with_name(f"{path.name}.{os.getpid()}.stale")
-        with suppress(FileNotFoundError):
-            os.replace(path, stale)
-            if _read(stale) != holder:
-                with suppress(FileExistsError):
-                    os.link(stale, path)
-            stale.unlink()
+        _move_away(path, holder)
         if not self._create(path):
             return _describe(_read(path))
         self._held.add(name)
@@ -121,6 +113,20 @@ class Locks:
                     os.utime(self._path(name))
 
 
+def clear(folder: Path) -> None:
+    """Removes the locks of processes that have died, which nobody may ask for again.
+
+    A worker can end its job although the stage that held the lock was killed. The job is done then, and no
+    later process takes the lock over.
+    """
+    for path in folder.glob("*.lock*"):
+        holder = _read(path)
+        if _has_died(holder, path):
+            _move_away(path, holder)
+    with suppress(OSError):
+        folder.rmdir()  # where nobody holds one
+
+
 def live(folder: Path) -> list[str]:
     """The holders of the folder's locks that are alive, in words."""
     found = []
@@ -129,6 +135,19 @@ def live(folder: Path) -> list[str]:
         if not _has_died(holder, path):
             found.append(_describe(holder))
     return found
+
+
+def _move_away(path: Path, holder: dict[str, object]) -> None:
+    """Removes a lock whose holder has died, unless another process has taken it over since."""
+    # Whoever moves the stale file away first may create the new one. The other then moves that one away, and
+    # puts it back.
+    stale = path.with_name(f"{path.name}.{os.getpid()}.stale")
+    with suppress(FileNotFoundError):
+        os.replace(path, stale)
+        if _read(stale) != holder:
+            with suppress(FileExistsError):
+                os.link(stale, path)
+        stale.unlink()
 
 
 def _read(path: Path) -> dict[str, object]:
