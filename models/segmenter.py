@@ -94,11 +94,15 @@ class Prediction:
     logits: Tensor
     """(N, K, H, W) class scores at the input's own resolution."""
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
-    """Class scores (N, K, h, w) that only training supervises, at their own resolution. Empty
-    in evaluation mode."""
+    """Class scores (N, K, h, w) that only training supervises, at their own resolution; of a model with a
+    ``loss`` of its own, what that takes. Empty in evaluation mode."""
     maps: dict[str, Tensor] = field(default_factory=dict)
     """What the paper shows in its figures: attention, offsets in output pixels, priors. ``OFFSETS`` and
     ``SCORES`` are the names that other code looks for."""
+
+
+class PredictionError(ValueError):
+    """A model predicts something else than ``Segmenter`` promises; the message says what."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, whole: LabelCounts | None = None) -> Tensor:
@@ -191,6 +195,18 @@ class Segmenter(nn.Module):
         """Segments normalised RGB images (N, 3, H, W) of any height and width."""
         raise NotImplementedError
 
+    def check_prediction(self, prediction: Prediction, images: Tensor) -> None:
+        """Raises ``PredictionError`` unless there is a score of each class for each pixel of the images.
+
+        No loss notices a class too many: the network would train to the end, and not be scored.
+        """
+        expected = (len(images), self.num_classes, *images.shape[-2:])
+        if tuple(prediction.logits.shape) != expected:
+            raise PredictionError(
+                f"class scores have shape {tuple(prediction.logits.shape)}; expected {expected}: images, "
+                "classes, and the images' height and width"
+            )
+
     @property
     def predicts_masks(self) -> bool:
         """Whether its loss is one on a set of masks, for which ``criterion`` has no meaning."""
@@ -216,20 +232,34 @@ class Segmenter(nn.Module):
             labels: (N, H, W) int64 at the input's resolution, ``IGNORE_LABEL`` ignored.
             whole: of the batch of which these are a part, so that the terms of all parts add up to the
                 batch's; ``None``: these are all of it.
+
+        Raises:
+            PredictionError: auxiliary scores have a name without a weight, or are not of as many classes.
         """
         terms = {"main": self.criterion(prediction.logits, labels, whole)}
         for name, logits in prediction.auxiliary.items():
-            weight = self.auxiliary_weights.get(name, 0.0)
-            if weight:
+            if self._auxiliary_weight(name, logits):
                 # Scores go up to the labels rather than labels down to the scores: shrinking
                 # labels would drop exactly the thin classes that these papers are about.
                 logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
-                terms[name] = weight * self.auxiliary_criterion(logits, labels, whole)
+                terms[name] = self.auxiliary_weights[name] * self.auxiliary_criterion(logits, labels, whole)
         if OFFSETS in prediction.maps:
             # Guided upsampling samples somewhere whatever the offset: without this term, which is 0 or
             # NaN, the loss would look sound.
             terms["offsets"] = (prediction.maps[OFFSETS].detach() * 0).sum()
         return terms
+
+    def _auxiliary_weight(self, name: str, logits: Tensor) -> float:
+        if name not in self.auxiliary_weights:  # misspelt, it would be left out without a word
+            raise PredictionError(
+                f"auxiliary scores '{name}' have no weight; auxiliary_weights has "
+                f"{sorted(self.auxiliary_weights)}"
+            )
+        if logits.shape[1] != self.num_classes:
+            raise PredictionError(
+                f"auxiliary scores '{name}' are of {logits.shape[1]} classes; expected {self.num_classes}"
+            )
+        return self.auxiliary_weights[name]
 
 
 def check_images(images: Tensor) -> None:

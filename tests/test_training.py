@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +46,7 @@ from experiments.training import schedules
 from experiments.training.averaging import WeightAverage
 from experiments.training.checkpoints import read_checkpoint
 from experiments.training.losses import create_criterion
+from models.spgnet import SPGNet
 
 KEY = "spgnet-small"
 SEED_0 = Path("results/tiny/train") / KEY / "seed-0"
@@ -501,6 +503,40 @@ class TestRun:
         assert "data/prepared/tiny/scenes/images/train/" in message
         assert not (SEED_0 / "run.json").exists()
         assert not (SEED_0 / "weights.safetensors").exists()
+
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            (
+                {"logits": torch.zeros(2, 20, 32, 64)},
+                "class scores have shape (2, 20, 32, 64); expected (2, 19, 32, 64): images, classes, and the "
+                "images' height and width",
+            ),
+            (
+                {"auxiliary": {"stage_1": torch.zeros(2, 19, 4, 8)}},
+                "auxiliary scores 'stage_1' have no weight; auxiliary_weights has ['stage1']",
+            ),
+            (
+                {"auxiliary": {"stage1": torch.zeros(2, 3, 4, 8)}},
+                "auxiliary scores 'stage1' are of 3 classes; expected 19",
+            ),
+        ],
+        ids=["a class too many", "a misspelt name", "another number of auxiliary classes"],
+    )
+    def test_a_model_that_breaks_its_contract_does_not_train(
+        self,
+        prepared: Workspace,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        change: dict[str, Any],
+        problem: str,
+    ) -> None:
+        """As it would be found otherwise: hours later, when it is scored, or never."""
+        forward = SPGNet.forward
+        monkeypatch.setattr(SPGNet, "forward", lambda *given: replace(forward(*given), **change))
+        assert prepared.call("train", KEY, "--workers", "0") == "1"
+        assert f"train: {KEY} seed 0: SPGNet: {problem}\n" in capsys.readouterr().err
+        assert not SEED_0.exists()
 
     @pytest.mark.parametrize(
         ("model", "options"),

@@ -10,8 +10,7 @@ from typing import Any
 from experiments.config.params import Params
 from experiments.measuring.jobs import counted_rows, timed_rows
 from experiments.reporting.summary import valid_scores
-from experiments.running.storage import StorageError
-from experiments.scoring.counts import Evaluation
+from experiments.scoring.counts import REMEDY, Evaluation
 from experiments.training.folder import Trainings
 
 
@@ -35,8 +34,8 @@ class Measurements:
     """That one training took, by experiment."""
     exceptions: Mapping[str, str] = field(default_factory=dict)
     """How the profile has an experiment trained unlike all others, in words, by experiment."""
-    remedy: str = ""
-    """What mends a file of counts, where ``evaluate`` does not write it."""
+    remedy: str = REMEDY
+    """What mends a file of counts."""
 
     def scores_path(self, key: str) -> Path:
         """Where the scores of an experiment stand."""
@@ -56,13 +55,7 @@ class Measurements:
         Raises:
             StorageError: its counts are missing or broken.
         """
-        try:
-            return Evaluation.load(self.counts_path(key, seed))
-        except StorageError as error:
-            if not self.remedy:
-                raise
-            problem = str(error).rpartition("; ")[0]
-            raise StorageError(f"{problem}; {self.remedy}") from None
+        return Evaluation.load(self.counts_path(key, seed), self.remedy)
 
 
 def present(params: Params) -> Measurements:

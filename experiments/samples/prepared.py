@@ -17,6 +17,7 @@ from experiments.running import digests, storage
 T = TypeVar("T")
 
 REMEDY = "run 'python -m experiments.prepare'"
+_READ_ALL = "run 'python -m experiments.prepare --again'"
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class PreparedDataset:
                         raise DataError(f"{path}: has changed since it was prepared; {REMEDY}")
                 for kind in ("image", "labels"):
                     if kind in sample and not (self._folder / sample[kind]).is_file():
-                        raise DataError(f"{self._folder / sample[kind]}: has gone; {REMEDY} --again")
+                        raise DataError(f"{self._folder / sample[kind]}: has gone; {_READ_ALL}")
 
 
 def _split(folder: Path, described: dict[str, Any]) -> PreparedSplit:

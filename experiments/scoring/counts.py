@@ -19,6 +19,8 @@ from experiments.scoring.metrics import Matrix
 Integers = NDArray[np.int64]
 _MOST_BYTES = 256 * 2**20
 """More than the counts of any data set unpack to."""
+REMEDY = "run 'python -m experiments.evaluate' again"
+"""What mends a file of counts of this run."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,16 @@ class Evaluation:
         storage.write_bytes(path, buffer.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> Evaluation:
+    def load(cls, path: Path, remedy: str = REMEDY) -> Evaluation:
         """Reads what ``save`` wrote.
+
+        Args:
+            path: of the file.
+            remedy: what to do where it is missing or broken.
 
         Raises:
             StorageError: the file is missing or broken.
         """
-        remedy = "run 'python -m experiments.evaluate' again"
         try:
             _check_size(path)
             with np.load(path, allow_pickle=False) as arrays:

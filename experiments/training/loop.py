@@ -66,11 +66,10 @@ def train(
     """
     folder = TrainingFolder(run.paths.training(run.key, seed))
     with open_devices(context.device) as devices:
+        setup = set_up(run, data, seed, devices, run.weights())
         if devices.is_main:
             folder.make_room(digest)
-            folder.path.mkdir(parents=True, exist_ok=True)
             storage.clear_partials(folder.path)
-        setup = set_up(run, data, seed, devices, run.weights())
         average = WeightAverage(setup.model, run.recipe)
         state = TrainingState(folder, digest, setup.model, average, setup.optimizer, setup.scaler, devices)
         started, first = time.perf_counter(), state.resume(context.say)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from experiments.running.errors import StageError
 from experiments.training.setup import Setup
-from models.segmenter import LabelCounts
+from models import Prediction, Segmenter
+from models.segmenter import LabelCounts, PredictionError
 
 
 def take_step(setup: Setup, parts: Sequence[tuple[Tensor, Tensor]], rate: float) -> dict[str, Tensor]:
@@ -24,6 +26,9 @@ def take_step(setup: Setup, parts: Sequence[tuple[Tensor, Tensor]], rate: float)
 
     Returns:
         ``loss`` and its terms, scalars on the device: those of the whole batch, on every device.
+
+    Raises:
+        StageError: what the model predicts is not what a model promises.
     """
     optimizer, scaler = setup.optimizer, setup.scaler
     for group in optimizer.param_groups:
@@ -50,7 +55,8 @@ def add_gradients(setup: Setup, parts: Sequence[tuple[Tensor, Tensor]]) -> dict[
             with devices.autocast(setup.precision):
                 images = images.to(devices.device, non_blocking=True, memory_format=memory_format)
                 prediction = parallel(images)
-            terms = setup.model.loss(prediction, labels.to(devices.device, non_blocking=True), whole)
+            labels = labels.to(devices.device, non_blocking=True)
+            terms = _loss(setup.model, prediction, images, labels, whole)
             total = torch.stack(list(terms.values())).sum()
             # Every part's loss is a summand of the batch's, and torch takes the mean over the devices.
             setup.scaler.scale(total * devices.world_size).backward()
@@ -61,6 +67,16 @@ def add_gradients(setup: Setup, parts: Sequence[tuple[Tensor, Tensor]]) -> dict[
         distributed.all_reduce(values)
         summed = dict(zip(summed, values.unbind(), strict=True))
     return summed
+
+
+def _loss(
+    model: Segmenter, prediction: Prediction, images: Tensor, labels: Tensor, whole: LabelCounts
+) -> dict[str, Tensor]:
+    try:
+        model.check_prediction(prediction, images)
+        return model.loss(prediction, labels, whole)
+    except PredictionError as error:
+        raise StageError(f"{type(model).__name__}: {error}") from None
 
 
 def _apart(parallel: nn.Module) -> AbstractContextManager[None]:
