@@ -16,7 +16,9 @@ import pandas as pd
 import pytest
 from conftest import ROOT, Workspace
 
+from experiments import datasets
 from experiments.config.params import load_params
+from experiments.datasets.base import DataError
 from experiments.reporting import references
 from experiments.reporting.drawing import Drawing, Measured
 from experiments.reporting.evidence import gather
@@ -201,6 +203,32 @@ class TestVerdicts:
         assert reason in row["reason"]
         assert bool(row["p"]) == (verdict in ("supported", "contradicted", "open"))
         assert bool(row["difference"]) == (verdict != "not measured")
+
+    @pytest.mark.parametrize(
+        ("together", "reason"), [(2, ""), (8, "40 images, of 5 sequences; at least 10 are needed")]
+    )
+    def test_images_of_one_sequence_count_as_one(
+        self, measured: Workspace, monkeypatch: pytest.MonkeyPatch, together: int, reason: str
+    ) -> None:
+        """Here in pairs, which leave enough, and eight by eight, which do not."""
+
+        def sequences(cls: type, names: list[str]) -> list[str]:
+            return [str(number // together) for number in range(len(names))]
+
+        before = verdicts().loc["unclear"]
+        assert (before["images"], before["sequences"]) == ("40", "40")
+        monkeypatch.setattr(datasets.dataset_class("scenes"), "sequences", classmethod(sequences))
+        Path("results/tiny/claims.json").unlink()
+        assert not measured.call("claims")
+        row = verdicts().loc["unclear"]
+        assert row["reason"].startswith(reason)
+        if not reason:
+            assert (row["images"], row["sequences"]) == ("40", str(40 // together))
+            assert row["images_low"] != before["images_low"]
+
+    def test_a_data_set_that_is_no_more_is_named(self) -> None:
+        with pytest.raises(DataError, match="there is no data set 'gone', which says what its images are of"):
+            datasets.sequences("gone", ["a"])
 
     @pytest.mark.parametrize(
         ("key", "baseline", "claim"),

@@ -80,6 +80,22 @@ class TestCamVid:
         with pytest.raises(ValidationError, match="expected evaluate_on: test"):
             datasets.create("camvid", options | {"evaluate_on": "val"})
 
+    def test_ten_seconds_of_a_drive_are_one_sequence(self) -> None:
+        """Of 30 frames a second. What is held out of ``train`` is in blocks of as long."""
+
+        def sequences(names: list[str]) -> list[int]:
+            found = datasets.sequences("camvid", names)
+            return [list(dict.fromkeys(found)).index(sequence) for sequence in found]
+
+        block = [f"0001TP_{frame:06}" for frame in range(7290, 7590, 30)]
+        assert sequences([*block, "0001TP_008190", "0006R0_f07590"]) == [0] * 10 + [1, 2]
+        upstreams_val = [f"0016E5_{frame:05}" for frame in range(7959, 8161, 2)]
+        assert set(sequences(upstreams_val)) == {0}
+        assert sequences([f"Seq05VD_f{frame:05}" for frame in range(0, 5100, 30)]) == [
+            number // 10 for number in range(170)
+        ]
+        assert sequences(["a", "b", "a-photograph"]) == [0, 1, 2]
+
     def test_blocks_hold_out_parts_of_every_drive_and_train_on_the_rest(self, camvid: Path) -> None:
         for drive, images in (("0001TP", 25), ("0006R0", 41)):
             for number in range(images):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,19 @@ def create(name: str, options: dict[str, Any]) -> Dataset:
     """
     cls = dataset_class(name)
     return cls(cls.options_type.model_validate(options))
+
+
+def sequences(name: str, images: Sequence[str]) -> list[str]:
+    """For each image of a split, by name, the sequence that it is of (see ``Dataset.sequences``).
+
+    Raises:
+        DataError: there is no such data set, as of results that are older than the code.
+    """
+    if name not in names():
+        raise DataError(
+            f"there is no data set '{name}', which says what its images are of; expected one of {names()}"
+        )
+    return dataset_class(name).sequences(images)
 
 
 def classes(name: str, options: dict[str, Any] | None) -> tuple[LabelClass, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -100,6 +100,15 @@ class Dataset(ABC):
         these files has changed.
         """
         return ()
+
+    @classmethod
+    def sequences(cls, names: Sequence[str]) -> list[str]:
+        """For each of a split's images, by name, what it was taken of.
+
+        A verdict draws images of one sequence together: neighbouring frames of a video say little more than
+        one of them. Here each image is its own.
+        """
+        return list(names)
 
     def released_split(self, split: Split) -> str:
         """The name under which the data set was released with what is ``split`` here."""

@@ -11,7 +11,8 @@ parts of all three drives of ``train`` for the evaluation instead, and trains on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,10 @@ from experiments.running import paths
 _UNLABELLED = 11
 _BLOCK = 10
 """Successive images that are held out together, or none of them."""
+_SEQUENCE = 300
+"""Frames of a drive, of 30 a second, that are one sequence: ten seconds later the street is another one."""
+_FRAME = re.compile(r"(.+)_f?(\d+)")
+"""A name: the drive and the frame's number in it."""
 
 
 class Options(base.Options):
@@ -80,6 +85,22 @@ class CamVid(base.Dataset):
 
     def files(self, split: Split, name: str) -> tuple[Path, Path]:
         return self._split(split)[name]
+
+    @classmethod
+    def sequences(cls, names: Sequence[str]) -> list[str]:
+        """The drive and the first frame of the ten seconds that each image is of."""
+        found: list[str] = []
+        first: dict[str, int] = {}
+        for name in names:
+            match = _FRAME.fullmatch(name)
+            if match is None:
+                found.append(name)
+                continue
+            drive, frame = match[1], int(match[2])
+            if frame not in range(first.setdefault(drive, frame), first[drive] + _SEQUENCE):
+                first[drive] = frame
+            found.append(f"{drive} from {first[drive]}")
+        return found
 
     def released_split(self, split: Split) -> str:
         if self._in_blocks:

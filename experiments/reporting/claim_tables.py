@@ -13,8 +13,9 @@ from experiments.reporting.rendering import Noted, of_rows
 
 METHOD = (
     "Difference: mean over the seeds. Interval: from the lowest to the highest end of the 95 % intervals "
-    "over seeds, over images, and over both. A verdict needs all three on one side of the margin, and has to "
-    "survive Benjamini and Hochberg's correction for all claims about scores."
+    "over seeds, over images (those of one sequence, such as neighbouring frames of a video, together), and "
+    "over both. A verdict needs all three on one side of the margin, and has to survive Benjamini and "
+    "Hochberg's correction for all claims about scores."
 )
 
 

@@ -62,20 +62,23 @@ def keep(name: str, params: Params, found: Measurements, summary: Path) -> Kept:
     if not found.scores:
         key, reason = next(iter(found.reasons.items()))
         raise StageError(f"--keep {name}: nothing is scored to keep ({key}: {reason})")
-    storage.read_text(summary, "run 'python -m experiments.tables' first")
+    tables = "run 'python -m experiments.tables' first"
+    storage.read_text(summary, tables)
     before = _before(name, params)
     staying = [] if before is None else _staying(before, params, found)
     about = _about(name, params, found, before if staying else None, staying)
-    summaries = rows(summary, name, ("experiment",))
+    summaries = rows(summary, ("experiment",), tables)
     with storage.folder(paths.REFERENCE / name) as folder:
         _write_scores(folder / "evaluate", params, found)
         costs = [{column: row[column] for column in COST_COLUMNS} for row in found.costs.values()]
         timings = [dict(row) for row in found.timings]
         if before is not None and staying:
             _copy_scores(folder / "evaluate", before, staying)
-            earlier = rows(before.folder / "summary.csv", name, ("experiment",))
+            earlier = rows(before.folder / "summary.csv", ("experiment",), before.found.remedy)
             summaries = _replaced(summaries, earlier, staying)
-            costs = _joined(costs, rows(before.folder / "complexity.csv", name, COST_COLUMNS), staying)
+            costs = _joined(
+                costs, rows(before.folder / "complexity.csv", COST_COLUMNS, before.found.remedy), staying
+            )
             timings = _joined(timings, before.found.timings, staying)
         storage.write_rows(folder / "summary.csv", summaries)
         storage.write_rows(folder / "complexity.csv", costs or [dict.fromkeys(COST_COLUMNS)])

@@ -50,8 +50,10 @@ class Reference:
 
         Raises:
             StorageError: the file is missing.
+            StageError: it is of another edition.
         """
-        return rows(self.folder / "claims.csv", self.name, verdicts.COLUMNS)
+        remedy = f"run 'python -m experiments.claims --from {self.name}'"
+        return rows(self.folder / "claims.csv", verdicts.COLUMNS, remedy)
 
 
 def names() -> list[str]:
@@ -97,7 +99,7 @@ def load(name: str, params: Params) -> Reference:
                 raise StageError(f"{file}: not scores of this edition, '{needed}' is missing; {remedy}")
     costs = {
         row["experiment"]: {"parameters": float(row["parameters"]), "macs": float(row["macs"])}
-        for row in rows(folder / "complexity.csv", name, ("experiment", "parameters", "macs"))
+        for row in rows(folder / "complexity.csv", ("experiment", "parameters", "macs"), remedy)
     }
     timings = folder / "speed.csv"
     columns = ("experiment", "batch", "height", "width", "fps", "device")
@@ -107,7 +109,7 @@ def load(name: str, params: Params) -> Reference:
         scores=scores,
         reasons=reasons,
         costs=costs,
-        timings=rows(timings, name, columns) if timings.is_file() else [],
+        timings=rows(timings, columns, remedy) if timings.is_file() else [],
         seconds={key: kept["training_seconds"] for key, kept in about["experiments"].items()},
         exceptions={
             key: kept["exception"] for key, kept in about["experiments"].items() if kept.get("exception")
@@ -126,14 +128,13 @@ def settings_of(params: Params, key: str) -> dict[str, Any]:
     return settings
 
 
-def rows(path: Path, name: str, columns: Iterable[str]) -> list[dict[str, str]]:
+def rows(path: Path, columns: Iterable[str], remedy: str) -> list[dict[str, str]]:
     """The rows of a table of a reference.
 
     Raises:
         StorageError: the file is missing.
         StageError: it lacks a column.
     """
-    remedy = _REMEDY.format(name=name)
     reader = csv.DictReader(storage.read_text(path, remedy).splitlines())
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:

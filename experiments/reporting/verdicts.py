@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments import datasets
 from experiments.config.claims import Claim, Metric, Side
 from experiments.config.params import Params
 from experiments.reporting.measurements import Measurements
-from experiments.running import digests, storage
+from experiments.running import digests, jobs, storage
 from experiments.running.errors import StageError
 from experiments.scoring import statistics
 from experiments.scoring.statistics import Effect, Floats
@@ -21,7 +22,7 @@ from experiments.scoring.statistics import Effect, Floats
 COLUMNS = (
     "claim", "paper", "metric", "better", "worse", "seeds", "images", "difference", "low", "high", "p",
     "verdict", "published", "source", "says", "unit", "margin", "seeds_low", "seeds_high", "images_low",
-    "images_high", "p_adjusted", "decided_at", "reason",
+    "images_high", "sequences", "p_adjusted", "decided_at", "reason",
 )  # fmt: skip
 SUPPORTED, CONTRADICTED, OPEN, NOT_MEASURED = "supported", "contradicted", "open", "not measured"
 HOLDS, FAILS = "holds", "does not hold"
@@ -72,7 +73,7 @@ class Judgement:
         }  # fmt: skip
         if effect is not None:
             row |= {
-                "seeds": effect.noise.seeds, "images": effect.noise.images,
+                "seeds": effect.noise.seeds, "images": effect.images, "sequences": effect.noise.sequences,
                 "difference": _rounded(effect.difference),
                 "low": _rounded(effect.hull.low), "high": _rounded(effect.hull.high),
                 "seeds_low": _rounded(effect.by_seed.low), "seeds_high": _rounded(effect.by_seed.high),
@@ -164,7 +165,7 @@ def digest(params: Params, found: Measurements) -> str:
             {key: found.exceptions.get(key) for key in named},
             {key: dict(found.costs[key]) for key in named if key in found.costs},
             [dict(row) for row in found.timings if row["experiment"] in named],
-            digests.of_code(folders=("experiments/reporting", "experiments/scoring")),
+            digests.of_code(folders=("experiments/reporting", "experiments/scoring", "experiments/datasets")),
         ]
     )
 
@@ -205,8 +206,9 @@ class _Bench:
         self.found = found
         self.params = params
         self._resampled: dict[tuple[str, str, str, str], tuple[Floats, Floats]] = {}
-        self._weights: dict[int, Any] = {}
+        self._weights: dict[str, Any] = {}
         self._first: dict[str, list[str]] = {}
+        self._sequences: dict[str, list[str]] = {}
         self._compared: dict[str, Claim] = {}
 
     def effect(self, claim: Claim) -> Effect:
@@ -248,7 +250,7 @@ class _Bench:
             raise TooFewSeedsError(f"{given}; at least {statistics.FEWEST_SEEDS} are needed")
         sides = [self._resample(side, claim.what, seeds) for side in (better, worse)]
         point, resampled = (100 * (x - y) for x, y in zip(*sides, strict=True))
-        return statistics.compare(point, resampled, len(self._first[scores[0]["dataset"]]), claim.threshold)
+        return statistics.compare(point, resampled, self._sequences[scores[0]["dataset"]], claim.threshold)
 
     def _check_alike(self, claim: Claim, scores: Sequence[Mapping[str, Any]]) -> None:
         paths = [str(self.found.scores_path(side.experiment)) for side in claim.sides().values()]
@@ -270,13 +272,13 @@ class _Bench:
         place = (scores["same_scores_as"] or side.experiment, side.view, metric.kind, metric.of)
         if place not in self._resampled:
             hits, unions = self._counts(side, metric, seeds)
-            images = hits.shape[1]
-            if images not in self._weights:
-                self._weights[images] = statistics.resample(images)
-            once = np.ones((1, images), np.uint16)
+            dataset = scores["dataset"]
+            if dataset not in self._weights:
+                self._weights[dataset] = statistics.resample(self._sequences[dataset])
+            once = np.ones((1, hits.shape[1]), np.uint16)
             self._resampled[place] = (
                 statistics.resampled_mean_iou(hits, unions, once)[0],
-                statistics.resampled_mean_iou(hits, unions, self._weights[images]),
+                statistics.resampled_mean_iou(hits, unions, self._weights[dataset]),
             )
         return self._resampled[place]
 
@@ -294,8 +296,11 @@ class _Bench:
                 raise NotMeasuredError("not scored by the multi-scale protocol here")
             if counts is None:
                 raise NotMeasuredError(f"{side.experiment} has no learned upsampling to take away")
-            expected = self._first.setdefault(scores["dataset"], counts.images)
-            if counts.images != expected:
+            dataset = scores["dataset"]
+            if dataset not in self._first:
+                self._first[dataset] = counts.images
+                self._sequences[dataset] = datasets.sequences(dataset, counts.images)
+            if counts.images != self._first[dataset]:
                 raise StageError(
                     f"{path}: other images than the other experiments; run 'python -m experiments.evaluate'"
                 )
@@ -310,9 +315,10 @@ class _Bench:
                 if metric.of not in names:
                     raise NotMeasuredError(f"{scores['dataset']} has no class '{metric.of}'")
                 chosen = slice(names.index(metric.of), names.index(metric.of) + 1)
-                holding = int((counts.labelled[:, 0, chosen] > 0).sum())
-                _check_enough(holding, f"images hold the class '{metric.of}'")
-            _check_enough(len(counts.images), "images")
+                holding = np.flatnonzero(counts.labelled[:, 0, chosen])
+                sequences = [self._sequences[dataset][i] for i in holding]
+                _check_enough(sequences, f"images hold the class '{metric.of}'")
+            _check_enough(self._sequences[dataset], "images")
             all_hits.append(counts.intersections[:, region, chosen])
             all_unions.append(counts.unions[:, region, chosen])
         return np.stack(all_hits), np.stack(all_unions)
@@ -357,9 +363,12 @@ class _Bench:
 _UNITS = {"parameters": 1e6, "macs": 1e9}
 
 
-def _check_enough(count: int, what: str) -> None:
-    if count < statistics.FEWEST_IMAGES:
-        raise NotMeasuredError(f"{count} {what}; at least {statistics.FEWEST_IMAGES} are needed")
+def _check_enough(sequences: Sequence[str], images: str) -> None:
+    """Raises ``NotMeasuredError`` if images (in words) are of fewer sequences than can be resampled."""
+    count, fewest = len(set(sequences)), statistics.FEWEST_SEQUENCES
+    if count < fewest:
+        many = "" if count == len(sequences) else f", of {jobs.count(count, 'sequence')}"
+        raise NotMeasuredError(f"{len(sequences)} {images}{many}; at least {fewest} are needed")
 
 
 def _rounded(value: float | None) -> float | None:

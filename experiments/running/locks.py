@@ -99,7 +99,7 @@ class Locks:
             finally:
                 own.unlink(missing_ok=True)
         except FileNotFoundError:
-            return self._create(path)  # another process has just removed the empty folder
+            return self._create(path)  # another process has just removed the empty folder, or the file
         except OSError as error:
             raise StorageError(
                 f"{path}: cannot be written ({reason(error)}); free space or choose a writable folder"
@@ -119,7 +119,9 @@ def clear(folder: Path) -> None:
     A worker can end its job although the stage that held the lock was killed. The job is done then, and no
     later process takes the lock over.
     """
-    for path in folder.glob("*.lock*"):
+    for path in folder.glob("*.new"):
+        path.unlink(missing_ok=True)  # whoever is about to link it writes it again
+    for path in (*folder.glob("*.lock"), *folder.glob("*.stale")):
         holder = _read(path)
         if _has_died(holder, path):
             _move_away(path, holder)

@@ -4,11 +4,12 @@ Two things would come out differently another time: the seeds of the trainings, 
 scored on. For each there is a test that holds the other fixed, and one that lets both vary:
 
 - *seeds*: a paired t test over the seeds' differences of the data-set score;
-- *images*: a bootstrap over images of the seeds' mean difference, exact for mIoU, as it sums counts;
+- *images*: a bootstrap over images of the seeds' mean difference, exact for mIoU, as it sums counts. Images
+  of one sequence, such as neighbouring frames of a video, are drawn together: they are not independent;
 - *both*: the analysis of many readers and many cases in diagnostic imaging (Obuchowski and Rockette 1995,
-  with degrees of freedom as Hillis 2007 has them), where seeds are readers and images are cases. The variance
-  of the mean is the seeds' variance divided by their number, plus the covariance between seeds that comes of
-  the images that they share.
+  with degrees of freedom as Hillis 2007 has them), where seeds are readers and sequences are cases. The
+  variance of the mean is the seeds' variance divided by their number, plus the covariance between seeds that
+  comes of the images that they share.
 
 The largest p value of the three counts. The first two alone are not enough: where both kinds of chance are
 equally large, each sees only its own half of the variance, and together they take more than 5 % of nothing
@@ -18,7 +19,7 @@ for something (the simulation in ``tests/benchmarks`` measures it).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +33,8 @@ LEVEL = 0.05
 """One minus the confidence of an interval, and the share of false verdicts that a report may have."""
 RESAMPLES = 10_000
 FEWEST_SEEDS = 3
-FEWEST_IMAGES = 10
-"""With fewer images a bootstrap says nothing of those that were not seen."""
+FEWEST_SEQUENCES = 10
+"""With fewer images, or sequences of images, a bootstrap says nothing of those that were not seen."""
 MOST_SEEDS = 1000
 """Where planning gives up."""
 
@@ -54,7 +55,8 @@ class Noise:
     """What a mean difference would vary by."""
 
     seeds: int
-    images: int
+    sequences: int
+    """That the images are of: as many as images where each is its own."""
     deviation: float
     """Standard deviation of the difference between seeds."""
     shared: float
@@ -69,6 +71,8 @@ class Effect:
 
     difference: float
     """Mean over the seeds of the difference of the data-set score."""
+    images: int
+    """That it is measured on."""
     by_seed: Interval
     by_image: Interval
     by_both: Interval
@@ -83,16 +87,19 @@ class Effect:
         return Interval(min(i.low for i in intervals), max(i.high for i in intervals))
 
 
-def resample(images: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.uint16]:
-    """How often each image is drawn in each resample: (resamples, images).
+def resample(sequences: Sequence[Hashable], resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.uint16]:
+    """How often each image is drawn in each resample: (resamples, N).
 
     Args:
-        images: their number N; each resample draws N of them, with replacement.
+        sequences: for each of N images the sequence that it is of. A resample draws as many sequences as
+            there are, with replacement, each with all of its images.
         resamples: their number.
         seed: the same one gives the same resamples, so that all scores of a data set are resampled together.
     """
+    places = {sequence: place for place, sequence in enumerate(dict.fromkeys(sequences))}
     generator = np.random.default_rng(seed)
-    return generator.multinomial(images, np.full(images, 1 / images), resamples).astype(np.uint16)
+    drawn = generator.multinomial(len(places), np.full(len(places), 1 / len(places)), resamples)
+    return drawn.astype(np.uint16)[:, [places[sequence] for sequence in sequences]]
 
 
 def resampled_mean_iou(intersections: Integers, unions: Integers, weights: NDArray[np.uint16]) -> Floats:
@@ -122,23 +129,26 @@ def resampled_mean_iou(intersections: Integers, unions: Integers, weights: NDArr
     return means
 
 
-def compare(differences: Floats, resampled: Floats, images: int, margin: float = 0.0) -> Effect:
+def compare(
+    differences: Floats, resampled: Floats, sequences: Sequence[Hashable], margin: float = 0.0
+) -> Effect:
     """Tests a paired difference.
 
     Args:
         differences: (S,) of the data-set score, by seed; at least two.
         resampled: (B, S) the same for every resample of the images; a resample with NaN is left out.
-        images: N, from which the resamples were drawn.
+        sequences: of the images, as they were resampled.
         margin: what the difference is compared with.
     """
-    seeds = len(differences)
+    seeds, drawn = len(differences), len(set(sequences))
     mean = float(differences.mean())
     deviation = float(differences.std(ddof=1))
     known = resampled[np.isfinite(resampled).all(axis=1)]
-    covariance = np.atleast_2d(np.cov(known.T))
+    # Resamples vary as much as a sample does about its own mean, which is less than about the true one.
+    covariance = np.atleast_2d(np.cov(known.T)) * drawn / (drawn - 1)
     diagonal = float(np.diag(covariance).mean())
     shared = float((covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1)))
-    noise = Noise(seeds, images, deviation, max(shared, 0.0), max(diagonal - max(shared, 0.0), 0.0))
+    noise = Noise(seeds, drawn, deviation, max(shared, 0.0), max(diagonal - max(shared, 0.0), 0.0))
 
     t_error = deviation / math.sqrt(seeds)
     error, freedom = _both(noise)
@@ -148,6 +158,7 @@ def compare(differences: Floats, resampled: Floats, images: int, margin: float =
     p_images = min(1.0, 2 * float(beyond) / (len(means) + 1))
     return Effect(
         difference=mean,
+        images=len(sequences),
         by_seed=interval(mean, t_error, seeds - 1),
         by_image=Interval(float(low), float(high)),
         by_both=interval(mean, error, freedom),
@@ -237,7 +248,7 @@ def _expected_p(means: Floats, deviations: Floats, seeds: Integers, noise: Noise
     by_seed = deviations**2 / seeds
     by_image = noise.shared + noise.own / seeds
     both = by_seed + noise.shared
-    freedom = both**2 / _positive(by_seed**2 / (seeds - 1) + noise.shared**2 / (noise.images - 1))
+    freedom = both**2 / _positive(by_seed**2 / (seeds - 1) + noise.shared**2 / (noise.sequences - 1))
     sizes = np.abs(means)
     p_seeds = 2 * scipy.special.stdtr(seeds - 1, -sizes / np.sqrt(_positive(by_seed)))
     p_images = 2 * scipy.special.ndtr(-sizes / np.sqrt(_positive(by_image)))
@@ -255,7 +266,7 @@ def _both(noise: Noise) -> tuple[float, float]:
     """Standard error of the mean difference over seeds and images, and its degrees of freedom."""
     by_seed = noise.deviation**2 / noise.seeds
     variance = by_seed + noise.shared
-    spread = by_seed**2 / (noise.seeds - 1) + noise.shared**2 / max(noise.images - 1, 1)
+    spread = by_seed**2 / (noise.seeds - 1) + noise.shared**2 / max(noise.sequences - 1, 1)
     return math.sqrt(variance), variance**2 / spread if spread else float(noise.seeds - 1)
 
 

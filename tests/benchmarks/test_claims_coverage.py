@@ -12,24 +12,34 @@ from simulated_suites import REGIMES, Suite
 
 from experiments.scoring import statistics
 
-SUITES, CLAIMS, SEEDS, IMAGES = 1000, 30, 5, 60
+SUITES, CLAIMS, SEEDS = 1000, 30, 5
+IMAGES = {regime: 60 if chance.together == 1 else 120 for regime, chance in REGIMES.items()}
 
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_reports_without_any_effect(benchmark: BenchmarkFixture, regime: str) -> None:
-    """Share of reports with any verdict; of claims found at 5 %, by all three tests and by two."""
+    """Share of reports with any verdict, also if images of one sequence were drawn each by itself; of claims
+    found at 5 %, by all three tests and by two."""
 
     def measure() -> dict[str, float]:
-        reports, three, two = 0, 0, 0
+        reports, apart, three, two = 0, 0, 0, 0
         for number in range(SUITES):
-            suite = Suite([0.0] * CLAIMS, REGIMES[regime], SEEDS, IMAGES, number)
+            settings = [0.0] * CLAIMS, REGIMES[regime], SEEDS, IMAGES[regime], number
+            suite = Suite(*settings)
             reports += any(suite.verdicts())
+            if REGIMES[regime].together > 1:
+                apart += any(Suite(*settings, as_sequences=False).verdicts())
             for effect in suite.comparisons:
                 three += effect.p <= statistics.LEVEL
                 sides = [(i.low > 0) - (i.high < 0) for i in (effect.by_seed, effect.by_image)]
                 two += abs(sum(sides)) == 2
         claims = SUITES * CLAIMS
-        return {"reports with a verdict": reports / SUITES, "claims": three / claims, "by two": two / claims}
+        return {
+            "reports with a verdict": reports / SUITES,
+            "reports, images by themselves": apart / SUITES,
+            "claims": three / claims,
+            "by two": two / claims,
+        }
 
     benchmark.extra_info.update(benchmark.pedantic(measure, rounds=1))
 
@@ -42,7 +52,7 @@ def test_verdicts_where_some_effects_are_true(benchmark: BenchmarkFixture, regim
     def measure() -> dict[str, float]:
         shares, found = [], 0
         for number in range(SUITES // 5):
-            verdicts = Suite(effects, REGIMES[regime], SEEDS, IMAGES, number).verdicts()
+            verdicts = Suite(effects, REGIMES[regime], SEEDS, IMAGES[regime], number).verdicts()
             right = sum(verdict == 1 for verdict in verdicts[: CLAIMS // 3])
             decided = sum(verdict != 0 for verdict in verdicts)
             shares.append((decided - right) / max(decided, 1))
@@ -59,7 +69,7 @@ def test_bootstrap_of_forty_claims(benchmark: BenchmarkFixture) -> None:
     sides = [(unions * generator.random(unions.shape)).astype(np.int64) for _ in range(80)]
 
     def judge() -> None:
-        weights = statistics.resample(500)
+        weights = statistics.resample(range(500))
         once = np.ones((1, 500), np.uint16)
         for better, worse in zip(sides[::2], sides[1::2], strict=True):
             point, resampled = (
@@ -67,6 +77,6 @@ def test_bootstrap_of_forty_claims(benchmark: BenchmarkFixture) -> None:
                 - statistics.resampled_mean_iou(worse, unions, each)
                 for each in (once, weights)
             )
-            statistics.compare(point[0], resampled, 500)
+            statistics.compare(point[0], resampled, range(500))
 
     benchmark.pedantic(judge, rounds=1)
