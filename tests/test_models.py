@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from experiments.config.params import load_params
 from experiments.config.strict import ConfigError
 from models import _template
 from models.__main__ import describe
-from models.segmenter import OFFSETS, SCORES
+from models.segmenter import OFFSETS, SCORES, Prediction, PredictionError, Segmenter
 
 SMALL: dict[str, dict[str, Any]] = {
     "spgnet": {"backbone": "resnet18"},
@@ -70,6 +71,20 @@ def test_a_learned_upsampling_gives_its_offsets_and_what_it_sampled() -> None:
             assert maps[OFFSETS].shape == (1, 2, 64, 64)
             assert maps[SCORES].shape[:2] == (1, 5)
     assert {"gun-fusion", "gun-large-rf", "swin-t-fpn-gum"} <= learned
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "problem"),
+    [
+        ("earli", 5, "auxiliary scores 'earli' have no weight; auxiliary_weights has ['early']"),
+        ("early", 4, "auxiliary scores 'early' are of 4 classes; expected 5"),
+    ],
+)
+def test_auxiliary_scores_that_no_loss_would_take_are_refused(name: str, classes: int, problem: str) -> None:
+    scores = {name: torch.zeros(2, classes, 4, 4)}
+    prediction = Prediction(torch.zeros(2, 5, 8, 8), auxiliary=scores)
+    with pytest.raises(PredictionError, match=re.escape(problem)):
+        Segmenter(5, {"early": 0.4}).loss(prediction, torch.zeros(2, 8, 8, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
