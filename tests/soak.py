@@ -69,7 +69,7 @@ class Soak:
     clone: Clone
     chance: random.Random
     seconds: dict[str, float] = field(default_factory=dict)
-    """Of each stage, undisturbed."""
+    """Of each stage, undisturbed: the shortest so far."""
     killed: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often, by stage and kind."""
     resumed: list[int] = field(default_factory=list)
@@ -167,8 +167,11 @@ class Soak:
             last = (said.splitlines() or ["it said nothing"])[-1]
             return running.returncode, f"at {size} bytes: exit code {running.returncode}, {last}"
         moment = self.chance.uniform(0.2, 1) * self.seconds[stage]
+        started = time.monotonic()
         with suppress(subprocess.TimeoutExpired):
             running.wait(moment)
+            # The first time a server had to start: moments after that would all be too late.
+            self.seconds[stage] = min(self.seconds[stage], time.monotonic() - started)
         if kind == "lost worker":
             others = [process for process in workers_in(self.clone.folder) if process != running.pid]
             if others:
