@@ -649,7 +649,7 @@ def test_the_readme_gives_every_verdict_of_the_reference_and_no_other() -> None:
     decided = tested[tested["verdict"] != "open"]
 
     def shown(table: pd.DataFrame, key: str) -> str:
-        row = table.loc[key]
+        row = {str(name): str(value) for name, value in table.loc[key].items()}
         low, high = (f"{float(row[end]):+.1f}" for end in ("low", "high"))
         return f"{float(row['difference']):+.1f} [{low}, {high}] | {row['verdict']} |"
 
