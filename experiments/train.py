@@ -55,7 +55,7 @@ def main() -> None:
         raise ConfigError("--timed-steps is for --dry-run; a training has the steps of its recipe")
     params = load_params()
     locks.clear(params.paths.locks)
-    _look_at_finished(params)
+    _tidy_finished(params)
     keys = command.choose(arguments.experiments, params.experiments, params.run)
     if arguments.most_claims_first:
         keys = _most_claims_first(params, keys)
@@ -82,7 +82,7 @@ def main() -> None:
         print(f"train: {found} of earlier settings kept; 'make prune' removes them")
 
 
-def _look_at_finished(params: Params) -> None:
+def _tidy_finished(params: Params) -> None:
     """A training whose weights were cut short, say by a full disk, is none: it is done again.
 
     Checkpoints of the others go: a process that was killed after the last file of its training left them.

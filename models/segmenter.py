@@ -238,11 +238,12 @@ class Segmenter(nn.Module):
         """
         terms = {"main": self.criterion(prediction.logits, labels, whole)}
         for name, logits in prediction.auxiliary.items():
-            if self._auxiliary_weight(name, logits):
+            weight = self._auxiliary_weight(name, logits)
+            if weight:
                 # Scores go up to the labels rather than labels down to the scores: shrinking
                 # labels would drop exactly the thin classes that these papers are about.
                 logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
-                terms[name] = self.auxiliary_weights[name] * self.auxiliary_criterion(logits, labels, whole)
+                terms[name] = weight * self.auxiliary_criterion(logits, labels, whole)
         if OFFSETS in prediction.maps:
             # Guided upsampling samples somewhere whatever the offset: without this term, which is 0 or
             # NaN, the loss would look sound.

@@ -97,7 +97,7 @@ class CamVid(base.Dataset):
                 found.append(name)
                 continue
             drive, frame = match[1], int(match[2])
-            if frame not in range(first.setdefault(drive, frame), first[drive] + _SEQUENCE):
+            if drive not in first or not first[drive] <= frame < first[drive] + _SEQUENCE:
                 first[drive] = frame
             found.append(f"{drive} from {first[drive]}")
         return found

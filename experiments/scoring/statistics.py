@@ -137,7 +137,7 @@ def compare(
     Args:
         differences: (S,) of the data-set score, by seed; at least two.
         resampled: (B, S) the same for every resample of the images; a resample with NaN is left out.
-        sequences: of the images, as they were resampled.
+        sequences: of the images, as they were resampled; at least two.
         margin: what the difference is compared with.
     """
     seeds, drawn = len(differences), len(set(sequences))
